@@ -1,0 +1,260 @@
+"""A real Kubernetes control plane on loopback: etcd, kube-apiserver and, where wanted, the controller manager.
+
+There is no kubelet: a Deployment makes ReplicaSets and Pods, and the Pods stay Pending until a test patches
+their status. The binaries are those of `kube/build.sh`; keys are made by openssl.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import ssl
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.integration.net import free_ports
+from tests.integration.process import end, spawn
+from tests.needs import envtest_dir
+
+__all__ = ["KubeServer"]
+
+#: Seconds until a server must answer; a loaded machine of two cores needs about ten.
+READY = 120.0
+
+_SERVER_EXTENSIONS = """\
+subjectAltName=IP:127.0.0.1,IP:10.0.0.1,DNS:localhost,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc
+basicConstraints=critical,CA:FALSE
+extendedKeyUsage=serverAuth
+keyUsage=critical,digitalSignature
+authorityKeyIdentifier=keyid
+subjectKeyIdentifier=hash
+"""
+
+
+class KubeServer:
+    """The control plane as a context manager; attributes are valid inside it.
+
+    Args:
+        controller_manager: also run it, so that workloads make Pods and namespaces get their ServiceAccount.
+        assets: the directory of the binaries (default: `tests.needs.envtest_dir`).
+        apiserver_args: further arguments of kube-apiserver.
+    """
+
+    url: str
+    token: str
+    ca_file: Path
+    kubeconfig: Path
+
+    def __init__(
+        self,
+        *,
+        controller_manager: bool = False,
+        assets: Path | None = None,
+        apiserver_args: tuple[str, ...] = (),
+    ) -> None:
+        self.controller_manager = controller_manager
+        self.assets = assets or envtest_dir()
+        self.apiserver_args = apiserver_args
+        self.directory = Path(tempfile.mkdtemp(prefix="copycat-kube-"))
+        self.certs = self.directory / "certs"
+        self.ca_file = self.certs / "ca.crt"
+        self.kubeconfig = self.directory / "kubeconfig"
+        self.token = secrets.token_hex(16)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends what was started, the newest first, and removes the directory."""
+        for name in reversed(list(self._processes)):
+            end(self._processes.pop(name))
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def restart_apiserver(self, *, down: float = 0.0) -> None:
+        """Kills kube-apiserver and starts it anew on the same port, after `down` seconds."""
+        process = self._processes.pop("kube-apiserver")
+        process.kill()
+        process.wait()
+        time.sleep(down)
+        self._start_apiserver()
+
+    # Starting
+
+    def _start(self) -> None:
+        self.certs.mkdir(parents=True)
+        self._make_keys()
+        line = f'{self.token},test-admin,test-admin-uid,"system:masters"\n'
+        tokens = self.directory / "tokens.csv"
+        tokens.write_text(line)
+        tokens.chmod(0o600)
+        client, peer, self._port = free_ports(3)
+        self._etcd = f"http://127.0.0.1:{client}"
+        self._start_etcd(f"http://127.0.0.1:{peer}")
+        self.url = f"https://127.0.0.1:{self._port}"
+        self._start_apiserver()
+        self._write_kubeconfig()
+        if self.controller_manager:
+            self._start_controller_manager()
+
+    def _start_etcd(self, peer: str) -> None:
+        self._spawn(
+            "etcd",
+            "--name=default",
+            f"--data-dir={self.directory / 'etcd'}",
+            f"--listen-client-urls={self._etcd}",
+            f"--advertise-client-urls={self._etcd}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+            "--unsafe-no-fsync=true",
+            "--log-level=warn",
+        )
+        self._wait("etcd", f"{self._etcd}/health")
+
+    def _start_apiserver(self) -> None:
+        # The ServiceAccount plugin refuses every Pod until its namespace has a `default` ServiceAccount,
+        # which only the controller manager creates.
+        plugins = () if self.controller_manager else ("--disable-admission-plugins=ServiceAccount",)
+        self._spawn(
+            "kube-apiserver",
+            f"--etcd-servers={self._etcd}",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={self._port}",
+            "--advertise-address=127.0.0.1",
+            "--endpoint-reconciler-type=none",
+            f"--tls-cert-file={self.certs / 'server.crt'}",
+            f"--tls-private-key-file={self.certs / 'server.key'}",
+            f"--client-ca-file={self.ca_file}",
+            "--service-cluster-ip-range=10.0.0.0/24",
+            "--allow-privileged=true",
+            "--authorization-mode=RBAC",
+            f"--token-auth-file={self.directory / 'tokens.csv'}",
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+            f"--service-account-key-file={self.certs / 'sa.pub'}",
+            f"--service-account-signing-key-file={self.certs / 'sa.key'}",
+            "--profiling=false",
+            # Without it an open watch holds the shutdown for up to a minute.
+            "--shutdown-watch-termination-grace-period=200ms",
+            *plugins,
+            *self.apiserver_args,
+        )
+        self._wait("kube-apiserver", f"{self.url}/readyz")
+
+    def _start_controller_manager(self) -> None:
+        self._spawn(
+            "kube-controller-manager",
+            f"--kubeconfig={self.kubeconfig}",
+            "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+            "--secure-port=0",
+            f"--root-ca-file={self.ca_file}",
+            f"--service-account-private-key-file={self.certs / 'sa.key'}",
+            "--use-service-account-credentials=false",
+        )
+        account = "/api/v1/namespaces/default/serviceaccounts/default"
+        self._wait("kube-controller-manager", self.url + account)
+
+    def _write_kubeconfig(self) -> None:
+        cluster = {"server": self.url, "certificate-authority": str(self.ca_file)}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "preferences": {},
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": "admin", "user": {"token": self.token}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
+        }
+        self.kubeconfig.write_text(json.dumps(config, indent=1))  # JSON is YAML
+        self.kubeconfig.chmod(0o600)
+
+    def kubeconfig_for(self, path: Path, token: str) -> Path:
+        """Writes a kubeconfig for another bearer token, as of a ServiceAccount."""
+        config = json.loads(self.kubeconfig.read_text())
+        config["users"][0]["user"] = {"token": token}
+        path.write_text(json.dumps(config))
+        path.chmod(0o600)
+        return path
+
+    # Parts
+
+    def _spawn(self, name: str, *arguments: str) -> None:
+        program = self.assets / name
+        with (self.directory / f"{name}.log").open("ab") as log:
+            self._processes[name] = spawn([str(program), *arguments], output=log)
+
+    def _wait(self, name: str, url: str) -> None:
+        """Returns when the server answers 200.
+
+        Raises:
+            RuntimeError: it ended, or did not answer in time; with the end of its log.
+        """
+        deadline = time.monotonic() + READY
+        last: object = None
+        while time.monotonic() < deadline:
+            code = self._processes[name].poll()
+            if code is not None:
+                raise RuntimeError(f"{name} ended with {code}:\n{self._tail(name)}")
+            try:
+                self._get(url)
+            except OSError as error:  # URLError too
+                last = error
+                time.sleep(0.05)
+            else:
+                return
+        raise RuntimeError(f"{name} did not answer in {READY} s ({last}):\n{self._tail(name)}")
+
+    def _get(self, url: str) -> bytes:
+        request = urllib.request.Request(url)
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+        if url.startswith("https:"):
+            request.add_header("Authorization", f"Bearer {self.token}")
+            context = ssl.create_default_context(cafile=str(self.ca_file))
+            handlers.append(urllib.request.HTTPSHandler(context=context))
+        with urllib.request.build_opener(*handlers).open(request, timeout=5) as answer:
+            body: bytes = answer.read()
+        return body
+
+    def _tail(self, name: str, size: int = 4000) -> str:
+        log = self.directory / f"{name}.log"
+        return log.read_text(errors="replace")[-size:] if log.exists() else ""
+
+    def _make_keys(self) -> None:
+        elliptic = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+        usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+        authority = ("-keyout", "ca.key", "-out", "ca.crt", "-days", "3650", "-subj", "/CN=test-ca")
+        self._openssl("req", "-x509", *elliptic, *authority, *usage)
+        server = ("-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=kube-apiserver")
+        self._openssl("req", *elliptic, *server)
+        (self.certs / "server.ext").write_text(_SERVER_EXTENSIONS)
+        signer = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "3650")
+        files = ("-in", "server.csr", "-extfile", "server.ext", "-out", "server.crt")
+        self._openssl("x509", "-req", *files, *signer)
+        size = ("-pkeyopt", "rsa_keygen_bits:2048")
+        self._openssl("genpkey", "-algorithm", "RSA", *size, "-out", "sa.key")
+        self._openssl("pkey", "-in", "sa.key", "-pubout", "-out", "sa.pub")
+
+    def _openssl(self, *arguments: str) -> None:
+        command = ["openssl", *arguments]
+        subprocess.run(command, check=True, cwd=self.certs, capture_output=True)
