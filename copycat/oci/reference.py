@@ -185,10 +185,14 @@ def _check_tag(text: str, tag: str) -> None:
 def _split_host(name: str) -> tuple[str, str]:
     """Docker's rule for telling `ghcr.io/x` from `grafana/x`."""
     first, slash, rest = name.partition("/")
-    if slash and (first == "localhost" or "." in first or ":" in first or first != first.lower()):
+    if slash and (_looks_like_host(first) or first != first.lower()):
         return first, rest
 
     return DOCKER_HUB, name
+
+
+def _looks_like_host(first: str) -> bool:
+    return first.lower() == "localhost" or "." in first or ":" in first
 
 
 def _check_host(text: str, host: str) -> None:
@@ -198,6 +202,13 @@ def _check_host(text: str, host: str) -> None:
 
     if match[2] is not None and not 0 < int(match[2]) <= 65535:
         raise _invalid(text, f"the port {match[2]} is not in 1 to 65535")
+
+    # Docker takes MyOrg/app for a host called MyOrg. In lower case the name would mean docker.io/myorg/app.
+    if not _looks_like_host(host):
+        raise _invalid(
+            text,
+            f'"{host}" has upper-case letters; repositories are lower case, and a registry host has a dot or a port',
+        )
 
 
 def _is_address(host: str) -> bool:
