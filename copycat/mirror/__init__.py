@@ -1,0 +1,1 @@
+"""Mirroring: one image from its source to the target, safely and once."""

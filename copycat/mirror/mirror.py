@@ -1,0 +1,120 @@
+"""The mirror: takes a request and what is needed of it, answers with a result.
+
+It holds what attempts share (the target, the copier, what is known about architectures) and nothing
+about the cluster. The controller, forced passes, periodic checks and `copycat mirror` all come here.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection
+
+import anyio
+import msgspec
+
+from copycat.mirror.attempt import Attempt, Policy
+from copycat.mirror.copy import Copier, Progress, Transfer
+from copycat.mirror.naming import Naming
+from copycat.mirror.request import MirrorRequest, MirrorResult, Need
+from copycat.oci.digest import Digest
+from copycat.oci.manifest import Document, Index
+from copycat.registry.repository import Repository
+from copycat.registry.target import Target
+from copycat.registry.transport import Transport
+
+__all__ = ["Mirror"]
+
+_ARCHITECTURES = 10_000
+
+
+class _Config(msgspec.Struct):
+    architecture: str = ""
+
+
+def _no_progress(direction: str, count: int) -> None:
+    """Nobody looks."""
+
+
+class Mirror:
+    """Copies images into one target, each at the target's own pace and none twice."""
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        target: Target,
+        naming: Naming,
+        copier: Copier,
+        policy: Policy,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        """Args: `policy` is the owner's will; everything else is shared by all attempts."""
+        self._transport = transport
+        self._target = target
+        self._naming = naming
+        self._copier = copier
+        self._policy = policy
+        self._sleep = sleep
+        self._known: OrderedDict[Digest, tuple[str, ...]] = OrderedDict()
+
+    @property
+    def target(self) -> Target:
+        """Where the copies go."""
+        return self._target
+
+    @property
+    def naming(self) -> Naming:
+        """How they are named there."""
+        return self._naming
+
+    def transfers(self) -> list[Transfer]:
+        """Blobs on their way now."""
+        return list(self._copier.transfers.values())
+
+    async def run(
+        self, request: MirrorRequest, need: Need, *, progress: Progress = _no_progress
+    ) -> MirrorResult:
+        """One attempt. What goes wrong with a registry or an image is in the result; nothing is raised for it."""
+        source = Repository(
+            self._transport,
+            request.source.registry,
+            request.source.repository,
+            access=need.access,
+        )
+        attempt = Attempt(
+            request=request,
+            need=need,
+            policy=self._policy,
+            naming=self._naming,
+            copier=self._copier,
+            target_registry=self._target,
+            source=source,
+            architectures=self._architectures,
+            known_architectures=self._known.get,
+            sleep=self._sleep,
+            progress=progress,
+        )
+        return await attempt.run()
+
+    async def _architectures(self, source: Repository, document: Document) -> Collection[str]:
+        """The architectures of an image, for `$arch`; an image without an index says it in its config."""
+        if isinstance(document, Index):
+            names = tuple(sorted({p.architecture for p in document.platforms()}))
+        elif document.config is not None:
+            names = await self._from_config(source, document)
+        else:
+            names = ()
+        self._known[document.digest] = names
+        if len(self._known) > _ARCHITECTURES:
+            self._known.popitem(last=False)
+        return names
+
+    async def _from_config(self, source: Repository, document: Document) -> tuple[str, ...]:
+        if isinstance(document, Index) or document.config is None:
+            return ()
+        raw = await source.get_blob(document.config)
+        try:
+            architecture = msgspec.json.decode(raw, type=_Config).architecture
+        except msgspec.DecodeError:
+            return ()
+        return (architecture,) if architecture else ()
