@@ -213,7 +213,6 @@ class _DocumentJSON(msgspec.Struct, frozen=True, rename="camel"):
     manifests: list[DescriptorJSON] | None = None
     subject: DescriptorJSON | None = None
     annotations: dict[str, str | None] | None = None
-    fs_layers: msgspec.Raw | None = None
 
 
 _DECODER = msgspec.json.Decoder(_DocumentJSON)
