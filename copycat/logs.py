@@ -1,0 +1,190 @@
+"""Logging: one JSON object a line for machines, or one readable line for people, from every library alike.
+
+structlog and the standard library meet in one handler, so that an event has the same keys (`level`,
+`ts`, `logger`, `msg`, then its fields) whoever logged it, and passes the same redaction. `msg` is a
+constant; what varies is in the fields, and what belongs to the work at hand is bound once with `bound`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, TextIO, cast
+
+import structlog
+from structlog.contextvars import bound_contextvars, merge_contextvars
+from structlog.stdlib import BoundLogger, ProcessorFormatter
+
+from copycat.errors import ConfigError, Problem
+from copycat.redact import redact
+
+__all__ = ["FORMATS", "LEVELS", "bound", "configure", "get_logger", "set_level"]
+
+#: The original's level names (those of zap). Its three worst ones differ in what the program does after
+#: the message; here they only let through nothing less.
+LEVELS: Final[Mapping[str, int]] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "dpanic": logging.CRITICAL,
+    "panic": logging.CRITICAL,
+    "fatal": logging.CRITICAL,
+}
+FORMATS: Final = ("json", "text")
+
+#: Libraries that report every request at INFO.
+_CHATTY: Final = (
+    "aiohttp",
+    "aiobotocore",
+    "asyncio",
+    "botocore",
+    "httpcore",
+    "httpx",
+    "kr8s",
+    "urllib3",
+)
+_NAMES: Final = {
+    logging.DEBUG: "debug",
+    logging.INFO: "info",
+    logging.WARNING: "warn",
+    logging.ERROR: "error",
+    logging.CRITICAL: "fatal",
+}
+_FIRST: Final = ("level", "ts", "logger", "msg")
+
+#: Binds fields (`image`, `target`, `reconcile_id`) to every event of a `with` block and of the tasks that it starts.
+bound = bound_contextvars
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """The one handler of the program; its type tells it from handlers that others installed."""
+
+
+def configure(
+    level: str = "info",
+    format: Literal["json", "text"] = "json",  # noqa: A002 - the word of the configuration key
+    *,
+    stream: TextIO | None = None,
+) -> None:
+    """Send every event of the process to `stream` (default: standard output).
+
+    May be called again. Raises ConfigError for a level or format that is none.
+    """
+    if format not in FORMATS:
+        raise ConfigError(
+            Problem(path="logFormat", message=f"{format!r} is no format; use json or text")
+        )
+    number = _number(level)
+    handler = _Handler(stream or sys.stdout)
+    handler.setFormatter(
+        ProcessorFormatter(
+            foreign_pre_chain=[merge_contextvars],
+            processors=[_render_exception, _plain, _json if format == "json" else _text],
+        )
+    )
+    root = logging.getLogger()
+    for old in [h for h in root.handlers if isinstance(h, _Handler)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    _apply(number)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            merge_contextvars,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=BoundLogger,
+        cache_logger_on_first_use=False,  # loggers are made when modules are imported, before this runs
+    )
+
+
+def set_level(level: str) -> None:
+    """Change the level of the running program. Raises ConfigError for a name that is none."""
+    _apply(_number(level))
+
+
+def get_logger(name: str) -> BoundLogger:
+    """The logger of a module; `name` becomes the key `logger`."""
+    logger: BoundLogger = structlog.stdlib.get_logger(name)
+    return logger
+
+
+def _number(level: str) -> int:
+    """zap also takes numbers: 0 is info, more is debug of growing detail."""
+    text = level.strip().lower()
+    if text.isdecimal():
+        return logging.DEBUG if int(text) > 0 else logging.INFO
+    try:
+        return LEVELS[text]
+    except KeyError:
+        problem = Problem(
+            path="logLevel",
+            message=f"{level!r} is no level; use debug, info, warn, error, dpanic, panic or fatal",
+        )
+        raise ConfigError(problem) from None
+
+
+def _apply(number: int) -> None:
+    root = logging.getLogger()
+    root.setLevel(number)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(number, logging.WARNING))
+
+
+def _render_exception(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    return structlog.processors.format_exc_info(cast("Any", _logger), _method, event)
+
+
+def _plain(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """The event as it goes out: the four keys first, everything as JSON data, no secrets."""
+    record: logging.LogRecord = event.pop("_record")
+    event.pop("_from_structlog", None)
+    ts = datetime.fromtimestamp(record.created, tz=UTC).isoformat(timespec="milliseconds")
+    head = {
+        "level": _NAMES.get(record.levelno, record.levelname.lower()),
+        "ts": ts.replace("+00:00", "Z"),
+        "logger": record.name,
+        "msg": event.pop("event", ""),
+    }
+    # a field that bears the name of one of the four keeps its value under another name
+    rest = {f"{k}_" if k in _FIRST else k: v for k, v in event.items()}
+    return {key: redact(value, key) for key, value in (head | rest).items()}
+
+
+def _json(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
+    # ASCII only: some readers take U+0085 and U+2028 for the end of a line
+    return json.dumps(event)
+
+
+def _text(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
+    trace = event.pop("exception", "")
+    level, ts, logger, msg = (event.pop(key) for key in _FIRST)
+    fields = "".join(f" {key}={_word(value)}" for key, value in event.items())
+    line = f"{ts} {level.upper():<5} {logger}: {_line(str(msg))}{fields}"
+    return f"{line}\n{_indented(trace)}" if trace else line
+
+
+def _word(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    plain = text.isprintable() and not any(c in ' "=' for c in text)
+    return text if text and plain else json.dumps(value)
+
+
+def _line(text: str) -> str:
+    """One line: a message that came from outside must not forge a second one."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _indented(trace: str) -> str:
+    return "\n".join("    " + _line(line) for line in trace.splitlines())
