@@ -1,0 +1,148 @@
+"""The rights that the chart grants: exactly what the configuration needs, rule for rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.chart.conftest import Render
+from tests.chart.rendering import Object, Rendered
+
+pytestmark = [pytest.mark.chart, pytest.mark.needs("helm-python-sdk")]
+
+Rule = tuple[str, str, str, tuple[str, ...]]  # group, resource, resource name, verbs
+
+READ = ("list", "watch")
+PODS = ("", "pods", "", READ)
+NODES = ("", "nodes", "", READ)
+ALL_SIX = {
+    PODS,
+    ("apps", "deployments", "", READ),
+    ("apps", "statefulsets", "", READ),
+    ("apps", "daemonsets", "", READ),
+    ("batch", "jobs", "", READ),
+    ("batch", "cronjobs", "", READ),
+}
+
+
+def rules(role: Object) -> set[Rule]:
+    """A role's rules, one for each resource."""
+    return {
+        (group, resource, name, tuple(sorted(rule["verbs"])))
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for name in rule.get("resourceNames", [""])
+    }
+
+
+def lease(name: str) -> set[Rule]:
+    """What a leader election on that Lease needs."""
+    group = "coordination.k8s.io"
+    return {(group, "leases", "", ("create",)), (group, "leases", name, ("get", "update"))}
+
+
+def granted(rendered: Rendered) -> dict[str, set[Rule]]:
+    """Namespace ("" for the cluster) → all rights there, by following each binding to the ServiceAccount."""
+    account: dict[str, Any] = {
+        "kind": "ServiceAccount",
+        "name": rendered.pod["serviceAccountName"],
+        "namespace": rendered.one("Deployment")["metadata"]["namespace"],
+    }
+    roles = {
+        (role["kind"], role["metadata"].get("namespace", ""), role["metadata"]["name"]): role
+        for role in rendered.all("Role", "ClusterRole")
+    }
+    rights: dict[str, set[Rule]] = {}
+    used = set()
+    for binding in rendered.all("RoleBinding", "ClusterRoleBinding"):
+        assert binding["subjects"] == [account]
+        namespace = binding["metadata"].get("namespace", "")
+        key = (binding["roleRef"]["kind"], namespace, binding["roleRef"]["name"])
+        rights.setdefault(namespace, set()).update(rules(roles[key]))
+        used.add(key)
+    assert used == roles.keys()
+    return rights
+
+
+def test_cluster_wide_by_default(with_values: Render) -> None:
+    """Without includeNamespaces: list and watch on the six kinds everywhere, the Lease at home, nothing else."""
+    assert granted(with_values({})) == {"": ALL_SIX, "mirror": lease("copycat-k8s-copycat")}
+
+
+def test_plain_names_need_no_cluster_role(with_values: Render) -> None:
+    """Namespaces named one by one get a Role each, and nothing is granted cluster-wide."""
+    rendered = with_values({"config": {"includeNamespaces": ["b", "a", "a"]}})
+    assert rendered.all("ClusterRole", "ClusterRoleBinding") == []
+    rights = granted(rendered)
+    assert rights == {"a": ALL_SIX, "b": ALL_SIX, "mirror": lease("copycat-k8s-copycat")}
+
+
+def test_the_releases_own_namespace_can_be_watched(with_values: Render) -> None:
+    """The Lease's Role and the Role to watch are two objects, also where they stand in one namespace."""
+    rights = granted(with_values({"config": {"includeNamespaces": ["mirror"]}}))
+    assert rights == {"mirror": ALL_SIX | lease("copycat-k8s-copycat")}
+
+
+@pytest.mark.parametrize("names", [["*"], ["team-*", "a"], ["team-?"], []], ids=str)
+def test_wildcards_need_the_cluster(with_values: Render, names: list[str]) -> None:
+    """Namespaces that come later count, so a wildcard is watched cluster-wide."""
+    assert granted(with_values({"config": {"includeNamespaces": names}}))[""] == ALL_SIX
+
+
+def test_only_the_watched_kinds(with_values: Render) -> None:
+    """watchResources, in any case of letters, limits the rights."""
+    rights = granted(with_values({"config": {"watchResources": ["Pods", "cronJobs"]}}))
+    assert rights[""] == {PODS, ("batch", "cronjobs", "", READ)}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [([], {"": ALL_SIX | {NODES}}), (["a"], {"": {NODES}, "a": ALL_SIX})],
+    ids=["cluster", "namespaces"],
+)
+def test_nodes_only_when_their_platform_is_asked(
+    with_values: Render, names: list[str], expected: dict[str, set[Rule]]
+) -> None:
+    """checkNodePlatform adds nodes, and only that."""
+    config = {"includeNamespaces": names, "checkNodePlatform": True}
+    rights = granted(with_values({"config": config}))
+    assert rights == expected | {"mirror": lease("copycat-k8s-copycat")}
+
+
+def test_the_lease_that_is_named(with_values: Render) -> None:
+    """leaseName decides about the one Lease, and the program is told the same name."""
+    rendered = with_values({"config": {"leaseName": "insurance"}})
+    assert granted(rendered)["mirror"] == lease("insurance")
+    assert {"name": "LEASE_NAME", "value": "insurance"} in rendered.container["env"]
+
+
+def test_no_election_no_lease(with_values: Render) -> None:
+    """Without leader election nothing is granted on leases."""
+    rendered = with_values({"leaderElection": False})
+    assert granted(rendered) == {"": ALL_SIX}
+    assert "--leader-elect=false" in rendered.container["args"]
+
+
+def test_no_roles_where_the_owner_makes_them(with_values: Render) -> None:
+    """rbac.create: false leaves the roles to somebody else, and an existing account is used as it is."""
+    account = {"create": False, "name": "mine"}
+    rendered = with_values({"rbac": {"create": False}, "serviceAccount": account})
+    kinds = ("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding", "ServiceAccount")
+    assert rendered.all(*kinds) == []
+    assert rendered.pod["serviceAccountName"] == "mine"
+
+
+def test_two_releases_share_nothing(with_values: Render) -> None:
+    """Releases of one name in two namespaces make different objects, also cluster-wide and in what both watch."""
+    values = {"config": {"includeNamespaces": ["a"], "checkNodePlatform": True}}
+    seen: set[tuple[str, str, str]] = set()
+    for namespace in ("one", "two"):
+        rendered = with_values(values, namespace=namespace)
+        names = {
+            (item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"])
+            for item in rendered.objects
+        }
+        assert not names & seen
+        seen |= names
