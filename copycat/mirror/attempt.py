@@ -15,6 +15,7 @@ import structlog
 from copycat.errors import (
     CopycatError,
     DigestMismatch,
+    HostNotAllowed,
     NotFound,
     PlatformMissing,
     RegistryError,
@@ -89,6 +90,7 @@ class Attempt:
     pushed: bool = False
     tag_written: bool = False
     notes: list[str] = field(default_factory=list)
+    absent: set[Digest] = field(default_factory=set)
     _documents: dict[Digest, Document] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -148,6 +150,7 @@ class Attempt:
             target=self.target_reference,
             digest=self.digest,
             anchored=frozenset(self.anchored),
+            absent=frozenset(self.absent),
             protected=protected,
             source_checked=self.source_checked,
             reason=reason,
@@ -184,8 +187,9 @@ class Attempt:
             return self._result(
                 "protected", protected=True, reason=error.reason, message=str(error), error=error
             )
+        state = "denied" if isinstance(error, HostNotAllowed) else "failed"
         return self._result(
-            "failed", protected=False, reason=error.reason, message=str(error), error=error
+            state, protected=False, reason=error.reason, message=str(error), error=error
         )
 
     # Digest references
@@ -361,18 +365,21 @@ class Attempt:
         return document
 
     async def _copy(self, document: Document) -> None:
-        await self.target_registry.provision(self.target.name)
-        for attempt in range(1, _VISIBLE_TRIES + 1):
-            try:
-                await self.copier.copy(self.job, document)
-            except NotFound as error:
-                # a repository that was just made is not visible at once (registry.md section 6)
-                if error.side != "target" or error.code != "NAME_UNKNOWN" or attempt == _VISIBLE_TRIES:
-                    raise
-                await self.sleep(1.0)
-                self._aim(self.target.name)
-            else:
-                return
+        async def anew() -> None:
+            missing = self.job.missing
+            missing.clear()
+            self.job = Copy(
+                source=self.source,
+                target=self.target,
+                image=str(self.reference),
+                progress=self.progress,
+                distrust=self.need.known,
+                moved=self.job.moved,
+                missing=missing,
+            )
+            await self.copier.copy(self.job, document)
+
+        await self.target_registry.provisioned(self.target.name, anew)
 
     async def _running(self) -> None:
         """What runs is what counts: every digest that a kubelet reported is kept, whatever the tag says now."""
@@ -382,7 +389,9 @@ class Attempt:
             except NotFound as error:
                 if error.side != "source" or running.certain:
                     raise
-                _log.debug("reported digest is not in the repository", digest=str(running.digest))
+                # looked for once; the ledger remembers
+                self.absent.add(running.digest)
+                _log.info("reported digest is not in the repository", digest=str(running.digest))
 
     # Tags
 

@@ -80,6 +80,8 @@ class Copy:
     target: Repository
     image: str
     progress: Progress = _no_progress
+    distrust: bool = False
+    """Something that was believed to stand at the target is gone: believe nothing about its blobs."""
     moved: Transferred = field(default_factory=Transferred)
     missing: list[Descriptor] = field(default_factory=list)
     """Foreign layers that the source does not serve."""
@@ -228,6 +230,8 @@ class Copier:
         name = job.target.name
         blobs = []
         for blob in manifest.successors():
+            if job.distrust:
+                self._forget(name, blob.digest)
             if self._knows(name, blob.digest):
                 self._count(job, "exists")
             else:
@@ -347,11 +351,6 @@ class Copier:
 
     def _forget(self, repository: str, digest: Digest) -> None:
         self._places.get(digest, {}).pop(repository, None)
-
-    def forget_repository(self, repository: str) -> None:
-        """Believe nothing about a repository any more (its copy turned out to be gone)."""
-        for places in self._places.values():
-            places.pop(repository, None)
 
     def _elsewhere(self, repository: str, digest: Digest) -> str | None:
         if not self._target.mounts:

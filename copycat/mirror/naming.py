@@ -93,6 +93,7 @@ class Naming:
         self._max_length = max_length
         self.needs_architecture = ARCH in prefix
         self.separates_namespaces = "$namespace" in prefix
+        self.per_workload = any(p in prefix for p in ("$namespace", "$podname", "$container_name"))
 
     def repository(
         self, reference: Reference, *, namespace: str = "", owner: str = "", container: str = ""

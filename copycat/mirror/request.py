@@ -63,6 +63,8 @@ class Need:
     """Whether to look for the anchors too where a tag alone would prove the copy (forced passes, checks)."""
     anchored: frozenset[Digest] = frozenset()
     """Digests whose anchors were seen and need not be looked for again in this attempt."""
+    known: bool = False
+    """Whether a copy was seen at the target before: if it is gone now, nothing there can be relied on."""
 
 
 @dataclass(slots=True)
@@ -88,6 +90,8 @@ class MirrorResult:
     """The root that the reference stands for at the target."""
     anchored: frozenset[Digest] = frozenset()
     """Every root whose anchor is known to stand at the target."""
+    absent: frozenset[Digest] = frozenset()
+    """Reported digests that are not in the source's repository (config digests, loaded images)."""
     protected: bool = False
     """Whether a copy stands at the target, whatever became of this attempt."""
     source_checked: bool = False
