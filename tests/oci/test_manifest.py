@@ -210,7 +210,12 @@ def test_bytes_must_be_what_was_asked_for(algorithm: str) -> None:
 
 def test_a_manifest_tells_all_that_it_refers_to() -> None:
     """Every member reaches its attribute; blobs come once each, foreign ones included."""
-    foreign = entry(OTHER, mediaType="x/y", urls=["https://x"], annotations={"a": None})
+    foreign = entry(
+        OTHER,
+        mediaType="application/vnd.oci.image.layer.nondistributable.v1.tar",
+        urls=["https://x"],
+        annotations={"a": None},
+    )
     raw = manifest(
         layers=[entry(), entry(), foreign],
         subject=entry(OTHER, artifactType="a/b"),
@@ -409,8 +414,23 @@ _scalars = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
 )
 _names = st.sampled_from(
-    "mediaType schemaVersion config layers manifests blobs subject digest size platform os data urls "
-    "annotations artifactType".split()
+    [
+        "mediaType",
+        "schemaVersion",
+        "config",
+        "layers",
+        "manifests",
+        "blobs",
+        "subject",
+        "digest",
+        "size",
+        "platform",
+        "os",
+        "data",
+        "urls",
+        "annotations",
+        "artifactType",
+    ]
 )
 _values: st.SearchStrategy[object] = st.recursive(
     _scalars | st.sampled_from([str(LAYER), OCI_INDEX, OCI_MANIFEST, OCI_ARTIFACT]),
