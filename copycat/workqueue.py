@@ -202,8 +202,6 @@ class WorkQueue(Generic[K]):
             self._advance(now)
             item = self._take(now)
             if item is not None:
-                # Whoever leaves hands on the duty to look: a wake-up, or the shortest wait, may have been this one's.
-                self._wake()
                 return item.key
 
             await self._wait(now)
@@ -366,8 +364,9 @@ class WorkQueue(Generic[K]):
 
         return math.inf
 
-    # Waiters: each has an event and a wait no longer than to the next timer. Whoever stops waiting
-    # wakes another one, so there is always somebody who looked at the newest state.
+    # Waiters: each has an event and waits no longer than to the next timer. Every key that is added
+    # wakes one of them, so as many have looked at the newest state as there are keys; one that is
+    # cancelled passes its turn on.
 
     async def _wait(self, now: float) -> None:
         woken = anyio.Event()
