@@ -1,0 +1,185 @@
+"""Logins for Amazon ECR, as source and as target, and for ECR Public.
+
+One token opens every private registry of a region that its owner may use, so there is one per
+region and identity, fetched when the first registry needs it. It lasts twelve hours; `renewable` says
+when it is renewed.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from copycat.errors import RegistryError, Side, Unavailable
+from copycat.logs import get_logger
+from copycat.registry.ecr.aws import Aws
+from copycat.registry.ecr.hosts import PUBLIC, parse_host
+from copycat.registry.keychain import Access, Credentials
+from copycat.registry.renewable import Issued, Renewable
+
+__all__ = ["EcrKeychain"]
+
+#: What AWS promises, in seconds; taken when `expiresAt` cannot be right by our clock.
+FULL_LIFE = 12 * 3600.0
+
+#: Not used for the last bit of its life: a request may be under way for that long.
+MARGIN = 60.0
+
+#: How long a source without a login is tried anonymously before AWS is asked again, in seconds.
+PATIENCE = 300.0
+
+
+class EcrKeychain:
+    """Resolves the hosts of ECR; for all others it has nothing.
+
+    The target's login must work: its errors are raised. A source's login is an offer: without AWS
+    credentials the registry is tried anonymously, or with whatever else the configuration has for it.
+    """
+
+    def __init__(
+        self,
+        *,
+        target: Aws | None = None,
+        target_registry: str = "",
+        sources: Aws | None = None,
+        hosts: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Args: `hosts` maps further host names of private registries (`auth: ecr`) to their region; the clock tells Unix time."""
+        self._target = target
+        self.target_registry = target_registry
+        self._sources = sources
+        self._hosts = dict(hosts or {})
+        self._clock = clock
+        self._log = get_logger("ecr")
+        self._regions: dict[tuple[Side, str, bool], _RegionLogin] = {}
+        self._public = (
+            Renewable(_PublicLogin(sources).fetch, patience=PATIENCE, clock=clock)
+            if sources is not None
+            else None
+        )
+
+    async def resolve(
+        self, registry: str, repository: str, access: Access
+    ) -> Sequence[Credentials]:
+        """At most one candidate. Raises: RegistryError, for the target alone."""
+        del repository, access  # a token opens all repositories that its owner may use
+        login = self._login(registry)
+        if login is None:
+            return ()
+
+        try:
+            return (await login.get(),)
+        except RegistryError as error:
+            if registry == self.target_registry:
+                raise
+
+            self._log.warning("no_aws_login", registry=registry, error=str(error))
+            return ()
+
+    def expired(self, registry: str, credentials: Credentials) -> None:
+        """The registry says that these credentials have expired: fetch others before the next request."""
+        login = self._login(registry)
+        if login is not None:
+            login.expired(credentials)
+
+    async def discover(self, account: str) -> str:
+        """The host of the target account's registry by AWS's own answer. Raises: RegistryError."""
+        if self._target is None:
+            raise ValueError("no target to discover")
+
+        region = self._region("target", self._target, self._target.region, fips=False)
+        await region.login.get()
+        mine = parse_host(region.endpoint)
+        # The answer names the registry of the caller's account, which need not be the target's.
+        return region.endpoint.replace(mine.account, account, 1) if mine else region.endpoint
+
+    def _login(self, registry: str) -> Renewable | None:
+        if self._target is not None and registry == self.target_registry:
+            return self._region("target", self._target, self._target.region, fips=False).login
+
+        if self._sources is None:
+            return None
+
+        if registry == PUBLIC:
+            return self._public
+
+        if (region := self._hosts.get(registry)) is not None:
+            return self._region("source", self._sources, region, fips=False).login
+
+        if (host := parse_host(registry)) is not None:
+            return self._region("source", self._sources, host.region, fips=host.fips).login
+
+        return None
+
+    def _region(self, side: Side, aws: Aws, region: str, *, fips: bool) -> _RegionLogin:
+        key = (side, region, fips)
+        if key not in self._regions:
+            self._regions[key] = _RegionLogin(aws, side, region, fips=fips, clock=self._clock)
+
+        return self._regions[key]
+
+
+class _PublicLogin:
+    """The token of ECR Public."""
+
+    def __init__(self, aws: Aws) -> None:
+        self._aws = aws
+
+    async def fetch(self) -> Issued:
+        token = await self._aws.public_token()
+        return Issued(credentials=_basic(token, PUBLIC), life=FULL_LIFE - MARGIN)
+
+
+class _RegionLogin:
+    """The token of one region, and the registry that AWS named with it."""
+
+    def __init__(
+        self, aws: Aws, side: Side, region: str, *, fips: bool, clock: Callable[[], float]
+    ) -> None:
+        self._aws = aws
+        self._side = side
+        self._region = region
+        self._fips = fips
+        self._clock = clock
+        self.endpoint = ""
+        patience = PATIENCE if side == "source" else 30.0
+        self.login = Renewable(self._fetch, patience=patience, clock=clock)
+
+    async def _fetch(self) -> Issued:
+        about = f"the registries of {self._region}"
+        answer = await self._aws.ask(
+            "ecr:GetAuthorizationToken",
+            lambda ecr: ecr.get_authorization_token(),
+            region=self._region,
+            fips=self._fips,
+            about=about,
+            side=self._side,
+        )
+        data = answer["authorizationData"][0]
+        self.endpoint = urlsplit(data["proxyEndpoint"]).netloc
+        return Issued(
+            credentials=_basic(data["authorizationToken"], self._region),
+            life=_life(data["expiresAt"], self._clock()),
+        )
+
+
+def _life(end: datetime, now: float) -> float:
+    left = end.timestamp() - now
+    return (left if 2 * MARGIN < left < FULL_LIFE + 3600 else FULL_LIFE) - MARGIN
+
+
+def _basic(token: str, where: str) -> Credentials:
+    """Raises: Unavailable: the token is not what the API promises."""
+    try:
+        username, colon, password = base64.b64decode(token, validate=True).decode().partition(":")
+    except ValueError:
+        username = colon = password = ""
+
+    if not (username and colon and password):
+        raise Unavailable(f"AWS sent an authorization token for {where} that cannot be read")
+
+    return Credentials(username=username, password=password, source=f"AWS credentials ({where})")

@@ -1,0 +1,92 @@
+"""A login that a cloud hands out for some hours: fetched once, shared, renewed before it ends.
+
+Rule of all of them: one request however many wait for it, a new token at half the old one's life,
+at once when a registry says that the present one has expired, and while a renewal fails the old
+token as long as it lives.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import anyio
+
+from copycat.errors import RegistryError
+from copycat.registry.keychain import Credentials
+
+__all__ = ["Issued", "Renewable"]
+
+#: What was fetched this recently (seconds) cannot have expired, whatever a registry says: or it would make us ask for ever.
+YOUNG = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """What a cloud handed out."""
+
+    credentials: Credentials
+    life: float
+    """How long it is good for, in seconds from now."""
+
+
+class Renewable:
+    """One login, shared by everybody who needs it."""
+
+    def __init__(
+        self,
+        fetch: Callable[[], Awaitable[Issued]],
+        *,
+        patience: float = 30.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Args: `patience` is how long a failure is remembered, in seconds; the clock counts seconds."""
+        self._fetch = fetch
+        self._patience = patience
+        self._clock = clock
+        self._lock = anyio.Lock()
+        self._credentials: Credentials | None = None
+        self._made = self._renew = self._end = self._retry = 0.0
+        self._failure: RegistryError | None = None
+
+    async def get(self) -> Credentials:
+        """The credentials to use now. Raises: what `fetch` raises, to those who come shortly after it too."""
+        while True:
+            # Whoever finds a renewal under way uses the old login while it lives.
+            if not self._settled() and not (self._alive() and self._lock.locked()):
+                async with self._lock:
+                    if not self._settled():
+                        await self._renewed()
+
+            if self._credentials is not None and self._alive():
+                return self._credentials
+
+            if self._failure is not None:
+                raise self._failure.with_traceback(None)
+
+    def expired(self, credentials: Credentials) -> None:
+        """A registry says that `credentials` have expired. Others than the present ones are old news."""
+        if self._credentials == credentials and self._clock() - self._made >= YOUNG:
+            self._credentials = None
+            self._retry = 0.0
+
+    def _alive(self) -> bool:
+        return self._credentials is not None and self._clock() < self._end
+
+    def _settled(self) -> bool:
+        now = self._clock()
+        return now < self._retry or (self._alive() and now < self._renew)
+
+    async def _renewed(self) -> None:
+        try:
+            login = await self._fetch()
+        except RegistryError as error:
+            self._failure = error
+            self._retry = self._clock() + self._patience
+            return
+
+        now = self._clock()
+        self._credentials = login.credentials
+        self._made, self._renew, self._end = now, now + login.life / 2, now + login.life
+        self._failure, self._retry = None, 0.0
