@@ -1,0 +1,87 @@
+"""What the commands do, as one seam between the command line and everything behind it.
+
+Each method imports what it needs when it is called, so that `copycat --help` stays quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from copycat.config.settings import Settings
+    from copycat.progress import Reporter
+
+__all__ = ["Program", "RealProgram"]
+
+
+class Program(Protocol):
+    """What the commands do."""
+
+    async def run(self, settings: Settings, *, kubeconfig: str | None, context: str | None) -> None:
+        """The controller, until SIGTERM or SIGINT."""
+        ...
+
+    async def mirror(
+        self,
+        settings: Settings,
+        *,
+        references: Sequence[str],
+        manifests: Sequence[bytes],
+        reporter: Reporter,
+    ) -> bool:
+        """Copy once. True if all are at the target as asked."""
+        ...
+
+    async def plan(
+        self,
+        settings: Settings,
+        *,
+        manifests: Sequence[bytes] | None,
+        kubeconfig: str | None,
+        context: str | None,
+    ) -> bool:
+        """Print what `run` would do; None: for the cluster. True if nothing stands in the way."""
+        ...
+
+    async def demo(self, *, keep: bool) -> bool:
+        """Show it all. True if everything is as it should be."""
+        ...
+
+
+class RealProgram:
+    """The program itself."""
+
+    async def run(self, settings: Settings, *, kubeconfig: str | None, context: str | None) -> None:
+        from copycat.app.process import run
+
+        await run(settings, kubeconfig=kubeconfig, context=context)
+
+    async def mirror(
+        self,
+        settings: Settings,
+        *,
+        references: Sequence[str],
+        manifests: Sequence[bytes],
+        reporter: Reporter,
+    ) -> bool:
+        from copycat.app.oneshot import mirror
+
+        return await mirror(settings, references=references, manifests=manifests, reporter=reporter)
+
+    async def plan(
+        self,
+        settings: Settings,
+        *,
+        manifests: Sequence[bytes] | None,
+        kubeconfig: str | None,
+        context: str | None,
+    ) -> bool:
+        from copycat.app.oneshot import plan
+
+        return await plan(settings, manifests=manifests, kubeconfig=kubeconfig, context=context)
+
+    async def demo(self, *, keep: bool) -> bool:
+        from copycat.demo import main as show
+
+        return await show(keep=keep)
