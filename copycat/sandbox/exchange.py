@@ -179,12 +179,14 @@ class Exchange:
         if fault.reset and fault.cut_at is None and not fault.after:
             self.abort(reset=True)
         if fault.replaces:
+            if phase is Phase.UPLOAD_BODY:
+                await self.read_body(lambda _chunk: None)
             raise Answered(self.reply_of(fault))
 
     def reply_of(self, fault: Fault) -> Reply:
         """The answer that a fault with a status gives."""
         status = fault.status or 200
-        reply = Reply(status=status) if status < 400 else refusal(status)
+        reply = Reply(status=status) if status < 400 else refusal(status, fault.code)
         if status == 401:
             scopes = needed_scopes(self.route, self.method)
             reply.headers["WWW-Authenticate"] = self.core.authority.challenge(self.origin, scopes)

@@ -5,43 +5,89 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 import anyio
 
 from copycat.sandbox.ledger import Phase, Request
 
-__all__ = ["Fault", "FaultInjector"]
+__all__ = ["Fault", "FaultInjector", "FaultOptions"]
 
 
 class _Event(Protocol):
     async def wait(self) -> object: ...
 
 
+class FaultOptions(TypedDict, total=False):
+    """What `FaultInjector.add` takes: the fields of Fault that a test sets, explained there."""
+
+    nth: int
+    times: int | None
+    match: Callable[[Request], bool] | None
+    status: int | None
+    code: str
+    headers: Mapping[str, str | None]
+    body: bytes | None
+    after: bool
+    answer_at: int | None
+    hold: _Event | None
+    delay: float
+    reset: bool
+    cut_at: int | None
+    stall_at: int | None
+    corrupt_at: int | None
+    extra_bytes: int
+    chunked: bool
+    close_delimited: bool
+    ignore_range: bool
+    encoding: str
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Fault:
-    """One kind of trouble. What is None stays as the server would do it; see `FaultInjector.add`."""
+    """One kind of trouble; what is not set stays as the server would do it."""
 
     phase: Phase
     nth: int = 1
+    """The first matching request that it spoils, counted from when the fault was added."""
     times: int | None = 1
+    """How many it spoils from there on; None for ever."""
     match: Callable[[Request], bool] | None = None
+    """Which requests of the phase count; all by default."""
     status: int | None = None
+    """Answer this instead of acting; an upload's body is read first. A 401 gets the challenge by itself."""
+    code: str = ""
+    """Of the error body, `MANIFEST_BLOB_UNKNOWN`."""
     headers: Mapping[str, str | None] = field(default_factory=dict)
+    """Into the answer; None takes a header out."""
     body: bytes | None = None
+    """The answer's body, with `status` or in the server's own answer."""
     after: bool = False
+    """Act first (a blob is stored), then answer `status` or reset: the reply that is lost."""
     answer_at: int | None = None
+    """For uploads: answer `status` when so many bytes of the body were read, 0 before any."""
     hold: _Event | None = None
+    """Wait for it before anything else (at `stall_at`, if that is set)."""
     delay: float = 0.0
+    """Seconds to wait before anything else."""
     reset: bool = False
+    """TCP reset: at once, at `cut_at`, or `after` acting."""
     cut_at: int | None = None
+    """Close after so many bytes of the answer's body; of the request's body in an upload."""
     stall_at: int | None = None
+    """Stop there until `release()`, `hold` or the client's end."""
     corrupt_at: int | None = None
+    """Flip a bit of this byte of the answer."""
     extra_bytes: int = 0
+    """Append bytes, or cut them off if negative; Content-Length says the new length."""
     chunked: bool = False
+    """Chunked transfer-encoding instead of Content-Length."""
     close_delimited: bool = False
+    """Neither: the end of the connection is the end of the body."""
     ignore_range: bool = False
+    """The whole blob with 200, whatever Range says."""
     encoding: str = ""
+    """"gzip": compress the answer and say so."""
     seen: int = 0
     """Requests that matched so far, those included that it let pass."""
     hits: int = 0
@@ -71,7 +117,7 @@ class Fault:
 
     async def pause(self) -> None:
         """Before the server acts: waits for `hold`, then `delay` seconds."""
-        if self.hold is not None:
+        if self.hold is not None and self.stall_at is None:
             self.reached.set()
             await self.hold.wait()
         if self.delay:
@@ -100,71 +146,9 @@ class FaultInjector:
     def __init__(self) -> None:
         self._faults: list[Fault] = []
 
-    def add(
-        self,
-        phase: Phase | str,
-        *,
-        nth: int = 1,
-        times: int | None = 1,
-        match: Callable[[Request], bool] | None = None,
-        status: int | None = None,
-        headers: Mapping[str, str | None] | None = None,
-        body: bytes | None = None,
-        after: bool = False,
-        answer_at: int | None = None,
-        hold: _Event | None = None,
-        delay: float = 0.0,
-        reset: bool = False,
-        cut_at: int | None = None,
-        stall_at: int | None = None,
-        corrupt_at: int | None = None,
-        extra_bytes: int = 0,
-        chunked: bool = False,
-        close_delimited: bool = False,
-        ignore_range: bool = False,
-        encoding: str = "",
-    ) -> Fault:
-        """Spoils the `nth` matching request from now on, and those after it, `times` in all (None: for ever).
-
-        Args:
-            match: which requests count; all of the phase by default.
-            status: answer this instead of acting (a 401 gets the challenge by itself, an error status an OCI error body).
-            headers: into the answer; a value of None takes the header out.
-            body: the answer's body.
-            after: act first (a blob is stored, a body read), then answer `status` or reset: the reply that is lost.
-            answer_at: for uploads: answer `status` when so many body bytes were read; 0 is before the body.
-            hold, delay: wait for the event, or so many seconds, before anything else.
-            reset: TCP reset: at once, at `cut_at`, or `after` acting.
-            cut_at: close after so many bytes of this answer's body (of the request's body when it uploads).
-            stall_at: stop there, until `release()`, `hold` or the client's end.
-            corrupt_at: flip a bit of this byte of the answer.
-            extra_bytes: append (or cut off, if negative) bytes; Content-Length says the new length.
-            chunked, close_delimited: send the answer without Content-Length.
-            ignore_range: answer the whole blob with 200.
-            encoding: "gzip": compress the answer and say so.
-        """
-        fault = Fault(
-            phase=Phase(phase),
-            nth=nth,
-            times=times,
-            match=match,
-            status=status,
-            headers=headers or {},
-            body=body,
-            after=after,
-            answer_at=answer_at,
-            hold=hold,
-            delay=delay,
-            reset=reset,
-            cut_at=cut_at,
-            stall_at=stall_at,
-            corrupt_at=corrupt_at,
-            extra_bytes=extra_bytes,
-            chunked=chunked,
-            close_delimited=close_delimited,
-            ignore_range=ignore_range,
-            encoding=encoding,
-        )
+    def add(self, phase: Phase | str, **options: Unpack[FaultOptions]) -> Fault:
+        """Spoils the `nth` matching request from now on and those after it, `times` in all. The options are Fault's fields."""
+        fault = Fault(phase=Phase(phase), **options)
         self._faults.append(fault)
         return fault
 

@@ -15,14 +15,16 @@ import random
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypedDict
 
+from copycat.oci.manifest import Document, parse_document
 from copycat.sandbox.store import StoredManifest, digest_of
 
 __all__ = [
     "EMPTY_CONFIG",
     "Blob",
     "Image",
+    "ImageOptions",
     "artifact",
     "attestation",
     "cosign_tag",
@@ -107,6 +109,11 @@ class Image:
         return self.root.data
 
     @property
+    def document(self) -> Document:
+        """The root, parsed and checked."""
+        return parse_document(self.root.data, content_type=self.root.media_type)
+
+    @property
     def blob_bytes(self) -> int:
         """The sum of the sizes of its different blobs."""
         return sum(map(len, self.blobs.values()))
@@ -119,6 +126,20 @@ class Image:
         if self.platform:
             more["platform"] = dict(self.platform)
         return self.root.descriptor(**more)
+
+
+class ImageOptions(TypedDict, total=False):
+    """What `image` takes."""
+
+    seed: object
+    layers: Sequence[int | Blob]
+    platform: str
+    docker: bool
+    algorithm: str
+    inline: bool
+    subject: Image | None
+    annotations: Mapping[str, str] | None
+    media_type_field: bool
 
 
 # Parts

@@ -114,6 +114,11 @@ class Ledger:
         return sum(request.bytes_in for request in self.select(*phases))
 
     @property
+    def connections(self) -> int:
+        """How many different connections brought requests."""
+        return len(self._connections)
+
+    @property
     def active(self) -> int:
         """Requests that are being answered."""
         return sum(not request.done for request in self.requests)

@@ -7,6 +7,7 @@ import re
 from urllib.parse import quote
 
 from copycat.sandbox.exchange import Exchange
+from copycat.sandbox.ledger import Phase
 from copycat.sandbox.reply import Reply, refusal
 from copycat.sandbox.store import StoredManifest
 
@@ -47,6 +48,8 @@ class Pulls:
         found = self._find(x)
         if found is None:
             return await missing(x, "MANIFEST_UNKNOWN", "manifest unknown", limited.headers)
+        if x.core.redirect_manifests and x.entry.phase is not Phase.REDIRECT:
+            return Reply(status=307, headers={"Location": x.core.sign(x.request.path)})
         headers = {"Content-Type": found.media_type, **limited.headers}
         profile = x.core.profile
         bare = x.method == "HEAD" and profile.head_manifest == "no-digest"
@@ -82,7 +85,7 @@ class Pulls:
             "RateLimit-Remaining": f"{left};w={_WINDOW}",
             "Docker-RateLimit-Source": "127.0.0.1",
         }
-        if self.spent <= limit:
+        if x.method == "HEAD" or self.spent <= limit:
             return Reply(headers=headers)
         reply = refusal(429, "TOOMANYREQUESTS", "You have reached your pull rate limit.")
         reply.headers |= headers

@@ -20,14 +20,15 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from secrets import token_hex
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 from urllib.parse import parse_qsl
 
 from aiohttp import web
 
+from copycat.sandbox import images
 from copycat.sandbox.exchange import Core, Exchange, LocationStyle, needed_scopes, open_exchange
-from copycat.sandbox.faults import FaultInjector
-from copycat.sandbox.images import Image
+from copycat.sandbox.faults import Fault, FaultInjector, FaultOptions
+from copycat.sandbox.images import Image, ImageOptions
 from copycat.sandbox.ledger import Ledger, Phase, Request
 from copycat.sandbox.profiles import Auth, Profile, profile_of
 from copycat.sandbox.pulls import Pulls, ranged
@@ -264,6 +265,12 @@ class Registry:
         return len(self._uploads.sessions)
 
     @property
+    def open_connections(self) -> int:
+        """Connections that clients hold, to both origins."""
+        servers = [runner.server for runner in self._runners]
+        return sum(len(server.connections) for server in servers if server is not None)
+
+    @property
     def unique_blob_bytes(self) -> int:
         """The sum of the sizes of different blobs."""
         return self._core.store.unique_blob_bytes()
@@ -279,6 +286,10 @@ class Registry:
         if tag is not None:
             self.tags[repository][tag] = image.digest
         return image
+
+    def add_image(self, repository: str, tag: str, **options: Unpack[ImageOptions]) -> Image:
+        """Makes and stores `images.image(**options)`."""
+        return self.add(repository, images.image(**options), tag)
 
     def put_blob(self, repository: str, data: bytes, algorithm: str = "sha256") -> str:
         """Stores a blob; answers its digest."""
@@ -308,6 +319,10 @@ class Registry:
     async def wait_for(self, predicate: Callable[[Request], bool], *, count: int = 1) -> Request:
         """See `Ledger.wait_for`."""
         return await self.ledger.wait_for(predicate, count=count)
+
+    def fail(self, phase: Phase | str, **options: Unpack[FaultOptions]) -> Fault:
+        """Short for `faults.add`."""
+        return self.faults.add(phase, **options)
 
     # Answering
 

@@ -21,7 +21,7 @@ _CODES = {
     400: "UNSUPPORTED",
     401: "UNAUTHORIZED",
     403: "DENIED",
-    404: "NAME_UNKNOWN",
+    404: "NOT_FOUND",
     405: "UNSUPPORTED",
     413: "SIZE_INVALID",
     416: "RANGE_INVALID",
@@ -126,9 +126,9 @@ async def _stream(
         response.enable_chunked_encoding()
     elif "Content-Length" not in reply.headers:
         response.content_length = len(reply.body)
-    if fault is not None and fault.cut_at is not None and request.transport is not None:
-        request.transport.set_write_buffer_limits(high=0)
     await response.prepare(request)
+    if fault is not None:
+        request.writer.send_headers()  # a cut or stall at 0 comes after them
     async for piece in _pieces(request, reply.body, fault):
         entry.bytes_out += len(piece)
         await response.write(piece)
@@ -167,8 +167,16 @@ async def _pieces(
         if at == fault.stall_at:
             await fault.stall()
         if at == fault.cut_at:
+            await _flushed(request)
             close(request, reset=fault.reset)
             raise Aborted
+
+
+async def _flushed(request: web.BaseRequest) -> None:
+    """A reset throws away what has not left the process yet."""
+    if request.transport is not None:
+        request.transport.set_write_buffer_limits(high=0)
+        await request.writer.drain()
 
 
 def _stops(size: int, fault: Fault | None) -> Iterator[int]:
