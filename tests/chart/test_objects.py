@@ -99,6 +99,12 @@ def test_the_metrics_port_follows_the_configuration(
     assert {"name": "metrics", "containerPort": port} in container["ports"]
 
 
+def test_the_probes_follow_the_configuration(with_values: Render) -> None:
+    """config.healthAddr decides about the port that is probed."""
+    container = with_values({"config": {"healthAddr": ":9091"}}).container
+    assert {"name": "health", "containerPort": 9091} in container["ports"]
+
+
 def test_no_metrics_no_service(with_values: Render) -> None:
     """With metricsAddr "0" there is no port and no Service that would lead nowhere."""
     rendered = with_values({"config": {"metricsAddr": "0"}})
@@ -116,7 +122,7 @@ def test_who_the_pod_is(base: Object) -> None:
     }
     assert fields == {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace"}
     assert rendered.pod["serviceAccountName"] == rendered.one("ServiceAccount")["metadata"]["name"]
-    assert rendered.container["args"] == ["--config=/config/config.yaml", "--leader-elect=true"]
+    assert rendered.container["args"] == ["--config=/config/config.yaml"]
 
 
 def test_credentials_are_references(base: Object) -> None:
@@ -187,8 +193,11 @@ def test_the_image_is_named_by_digest_or_tag(with_values: Render) -> None:
         ({"image": {"repository": ""}}, "image.repository"),
         ({"config": {"docker": {"registry": ""}}}, "config.docker.registry"),
         ({"config": {"targetKind": "ecr"}}, "config.ecr.accountID"),
-        ({"config": {"targetKind": "ecr", "ecr": {"accountID": "1"}}}, "config.ecr.region"),
-        ({"replicas": 2, "leaderElection": False}, "leaderElection"),
+        (
+            {"config": {"targetKind": "ecr", "ecr": {"accountID": "123456789012"}}},
+            "config.ecr.region",
+        ),
+        ({"replicas": 2, "config": {"leaderElect": False}}, "config.leaderElect"),
     ],
     ids=["no image", "no registry", "no account", "no region", "two leaders"],
 )

@@ -120,9 +120,7 @@ def test_the_lease_that_is_named(with_values: Render) -> None:
 
 def test_no_election_no_lease(with_values: Render) -> None:
     """Without leader election nothing is granted on leases."""
-    rendered = with_values({"leaderElection": False})
-    assert granted(rendered) == {"": ALL_SIX}
-    assert "--leader-elect=false" in rendered.container["args"]
+    assert granted(with_values({"config": {"leaderElect": False}})) == {"": ALL_SIX}
 
 
 def test_no_roles_where_the_owner_makes_them(with_values: Render) -> None:

@@ -14,6 +14,7 @@ import yaml
 from copycat.config import sources
 from tests.chart.conftest import Render
 from tests.chart.rendering import CHART, Object, ci_values, helm, load_yaml, merged, render
+from tests.chart.schema import PATH, as_text, values_schema
 
 pytestmark = [pytest.mark.chart, pytest.mark.needs("helm-python-sdk")]
 
@@ -43,6 +44,11 @@ def test_every_value_is_used_and_every_use_is_a_value() -> None:
     assert known == {name.split(".")[0] if name.startswith("config.") else name for name in used()}
 
 
+def test_the_schema_is_current() -> None:
+    """The committed schema holds the program's own configuration keys; `python -m tests.chart.schema` writes it."""
+    assert PATH.read_text() == as_text(values_schema())
+
+
 def test_the_schema_knows_the_same_values() -> None:
     """The schema's top level is that of values.yaml, and `global`, which Helm reserves."""
     with helm().Chart.load(CHART) as chart:
@@ -56,6 +62,18 @@ def closed(schema: Object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ..
         yield path
     for key, below in schema.get("properties", {}).items():
         yield from closed(below, (*path, key))
+
+
+@pytest.mark.parametrize(
+    "place", [("config",), ("config", "docker"), ("config", "skipNames")], ids=".".join
+)
+def test_typos_in_the_configuration_are_refused(base: Object, place: tuple[str, ...]) -> None:
+    """Helm refuses an unknown key of config.yaml before anything is installed."""
+    values: Object = {"typo": True}
+    for key in reversed(place):
+        values = {key: values}
+    with helm().Chart.load(CHART) as chart, pytest.raises(helm().HelmError, match="typo"):
+        chart.validate_schema(chart.merge_values(merged(base, values)))
 
 
 def test_typos_are_refused(base: Object) -> None:
@@ -81,11 +99,21 @@ def test_typos_are_refused(base: Object) -> None:
         {"image": {"pullPolicy": "Sometimes"}},
         {"image": {"digest": "sha256:abc"}},
         {"config": {"targetKind": "acr"}},
-        {"config": {"watchResources": ["replicasets"]}},
         {"config": {"includeNamespaces": [1]}},
+        {"config": {"leaderElect": "sometimes"}},
+        {"config": {"healthAddr": "0"}},
         {"credentials": {"env": [{"name": "A"}]}},
     ],
-    ids=["replicas", "pullPolicy", "digest", "targetKind", "watchResources", "namespace", "env"],
+    ids=[
+        "replicas",
+        "pullPolicy",
+        "digest",
+        "targetKind",
+        "namespace",
+        "leaderElect",
+        "health",
+        "env",
+    ],
 )
 def test_bad_values_are_refused(base: Object, values: Object) -> None:
     """The schema checks types and fixed words."""

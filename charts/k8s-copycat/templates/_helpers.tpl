@@ -87,12 +87,21 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- .Values.config.leaseName | default (include "k8s-copycat.fullname" .) -}}
 {{- end -}}
 
+{{/* Leader election is on unless config.leaderElect is false: a rollout, too, runs two Pods for a while. */}}
+{{- define "k8s-copycat.elects" -}}
+{{- if ne (toString .Values.config.leaderElect) "false" }}true{{ end -}}
+{{- end -}}
+
 {{/* The port of config.metricsAddr (:8080, 0.0.0.0:9090); nothing if it is off. */}}
 {{- define "k8s-copycat.metricsPort" -}}
-{{- $address := .Values.config.metricsAddr | default ":8080" | toString -}}
+{{- $address := .Values.config.metricsAddr | default ":8080" -}}
 {{- if ne $address "0" -}}
 {{- regexFind "[0-9]+$" $address -}}
 {{- end -}}
+{{- end -}}
+
+{{- define "k8s-copycat.healthPort" -}}
+{{- regexFind "[0-9]+$" (.Values.config.healthAddr | default ":8081") -}}
 {{- end -}}
 
 {{- define "k8s-copycat.checkTarget" -}}
@@ -102,7 +111,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $_ := required "config.ecr.accountID: name the account of the target registry, or set config.targetKind to docker" .Values.config.ecr.accountID -}}
 {{- $_ := required "config.ecr.region: name the region of the target registry" .Values.config.ecr.region -}}
 {{- end -}}
-{{- if and (gt (int .Values.replicas) 1) (not .Values.leaderElection) -}}
-{{- fail "leaderElection: must be true with more than one replica, or every replica copies everything" -}}
+{{- if and (gt (int .Values.replicas) 1) (not (include "k8s-copycat.elects" .)) -}}
+{{- fail "config.leaderElect: must not be false with more than one replica, or every replica copies everything" -}}
 {{- end -}}
 {{- end -}}
