@@ -1,0 +1,515 @@
+"""Proving to a registry who asks: Basic, Bearer tokens and their cache, and what follows a refusal.
+
+An `Exchange` accompanies one request: it gives the Authorization header, and when the answer is a
+refusal it says whether there is another header to try: a fresh token once, then the next candidate
+of the keychain (registry notes 1.2 and its table of quirks).
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+from urllib.parse import quote, urlencode
+
+import msgspec
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from copycat.errors import (
+    HostNotAllowed,
+    Side,
+    Throttled,
+    Unauthorized,
+    Unavailable,
+    Unsupported,
+    printable,
+)
+from copycat.oci.reference import DOCKER_HUB
+from copycat.registry.answers import Reply
+from copycat.registry.challenge import Challenge, covers, find, parse_challenges
+from copycat.registry.endpoint import Endpoint
+from copycat.registry.hosts import HostPolicy
+from copycat.registry.keychain import Access, Credentials, Keychain
+from copycat.registry.limits import parse_retry_after
+from copycat.registry.singleflight import SingleFlight
+
+__all__ = ["Authenticator", "Exchange", "Login", "Renewing", "TokenSender"]
+
+#: The lifetime of a token that tells none, and the least that is believed (seconds; docker's token specification).
+MIN_LIFETIME = 60.0
+#: A token is not used in its last seconds.
+MARGIN = 5.0
+#: The cache is swept when it holds more than this.
+CACHE_SIZE = 2048
+CLIENT_ID = "k8s-copycat"
+
+#: ECR says 403, ECR Public 400 when a token has run out (registry notes 1.2).
+_EXPIRED = re.compile(
+    rb"(?i)authorization token (?:has expired|is invalid)|token (?:has |is )?expired|reauthenticate"
+)
+
+
+class TokenSender(Protocol):
+    """Sends one request to a token service; what the transport gives to the authenticator."""
+
+    async def __call__(
+        self,
+        endpoint: Endpoint,
+        method: str,
+        url: URL,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> Reply:
+        """The answer, whatever its status. Raises Unavailable, Throttled, HostNotAllowed."""
+        ...
+
+
+@runtime_checkable
+class Renewing(Protocol):
+    """A keychain that can make its credentials anew (ECR, cloud identities)."""
+
+    def expired(self, registry: str, credentials: Credentials) -> None:
+        """A registry said that these are too old; the next `resolve` should give others."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Login:
+    """For what the requests of one repository ask, and what was learnt about its credentials."""
+
+    repository: str
+    actions: str = "pull"
+    """`pull`, or `pull,push`."""
+    access: Access
+    side: Side = ""
+    also: tuple[str, ...] = ()
+    """Repositories that are read besides: the source of a mount."""
+    challenge: Challenge | None = None
+    """The registry's own challenge for this repository, where it differs from the ping's."""
+    start: dict[tuple[str, ...], int] = field(default_factory=dict)
+    """Candidates (by their keys) → the one that was accepted."""
+    exchanged: set[str] = field(default_factory=set)
+    """Static tokens that the registry wants exchanged."""
+
+    def scopes(self, endpoint: Endpoint) -> tuple[str, ...]:
+        """Our own scope first: some registries honour only the first."""
+        own = f"repository:{endpoint.repository(self.repository)}:{self.actions}"
+        return (own, *(f"repository:{endpoint.repository(name)}:pull" for name in self.also))
+
+
+class TokenKey(NamedTuple):
+    """What a token is good for."""
+
+    host: str
+    realm: str
+    service: str
+    scopes: tuple[str, ...]
+    credentials: str
+
+
+class Token(NamedTuple):
+    """A bearer token and until when it lasts (local monotonic clock)."""
+
+    value: str
+    expires: float
+    lifetime: float
+
+
+def basic(username: str, password: str) -> str:
+    """The value of a Basic Authorization header."""
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+
+
+class Authenticator:
+    """The keychain, the token cache and the rules between them; one for all hosts."""
+
+    def __init__(
+        self,
+        *,
+        keychain: Keychain,
+        send: TokenSender,
+        policy: HostPolicy,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Args: `send` reaches token services."""
+        self._keychain, self._send, self._policy, self._clock = keychain, send, policy, clock
+        self._tokens: dict[TokenKey, Token] = {}
+        self._flights: SingleFlight[TokenKey, Token] = SingleFlight()
+
+    async def exchange(
+        self, endpoint: Endpoint, login: Login, *, margin: float = MARGIN
+    ) -> Exchange:
+        """Begin a request. Args: `margin` is how long a token must still last (seconds)."""
+        candidates = await self.candidates(endpoint, login)
+        return Exchange(self, endpoint, login, candidates, margin=margin)
+
+    async def candidates(self, endpoint: Endpoint, login: Login) -> Sequence[Credentials]:
+        """What the keychain has."""
+        return await self._keychain.resolve(endpoint.registry, login.repository, login.access)
+
+    def expired(self, endpoint: Endpoint, credentials: Credentials) -> bool:
+        """Tell the keychain that credentials are too old; False if it cannot make others."""
+        if not isinstance(self._keychain, Renewing):
+            return False
+        self._keychain.expired(endpoint.registry, credentials)
+        return True
+
+    async def token(
+        self,
+        endpoint: Endpoint,
+        challenge: Challenge,
+        scopes: tuple[str, ...],
+        credentials: Credentials | None,
+        *,
+        side: Side = "",
+        margin: float = MARGIN,
+        refused: str = "",
+    ) -> str:
+        """A token for the scopes, from the cache or the realm; never the `refused` one.
+
+        Raises Unauthorized if the realm does not accept the credentials.
+        """
+        realm = self._realm(endpoint, challenge, side)
+        service = challenge.params.get("service", "")
+        key = TokenKey(
+            endpoint.host, str(realm), service, scopes, credentials.key if credentials else ""
+        )
+        known = self._tokens.get(key)
+        if (
+            known is not None
+            and known.value != refused
+            and known.expires - self._clock() > min(margin, known.lifetime / 2)
+        ):
+            return known.value
+        request = _TokenRequest(
+            self._send, endpoint=endpoint, realm=realm, service=service, scopes=scopes, side=side
+        )
+
+        async def fetch() -> Token:
+            token = await request.fetch(credentials, clock=self._clock)
+            self._keep(key, token)
+            return token
+
+        return (await self._flights.do(key, fetch)).value
+
+    def _keep(self, key: TokenKey, token: Token) -> None:
+        if len(self._tokens) >= CACHE_SIZE:
+            now = self._clock()
+            self._tokens = {k: t for k, t in self._tokens.items() if t.expires > now}
+            while len(self._tokens) >= CACHE_SIZE:
+                del self._tokens[next(iter(self._tokens))]
+        self._tokens[key] = token
+
+    def _realm(self, endpoint: Endpoint, challenge: Challenge, side: Side) -> URL:
+        """The realm's URL. Raises HostNotAllowed or Unsupported if it is none that credentials may go to."""
+        text = challenge.params.get("realm", "")
+        try:
+            realm = URL(text, encoded=True)
+        except ValueError:
+            realm = URL()
+        if realm.scheme not in {"http", "https"} or not realm.host:
+            raise Unsupported(
+                f"{endpoint.registry} asks for a token without saying where (realm {printable(text, 80)!r}).",
+                side=side,
+                registry=endpoint.registry,
+            )
+        if realm.scheme != "https" and endpoint.base.scheme == "https":
+            raise HostNotAllowed(
+                f"{endpoint.registry} sends us to {printable(text, 80)} for a token; credentials are not sent without TLS.",
+                side=side,
+                registry=endpoint.registry,
+            )
+        if realm.host != endpoint.base.host:
+            self._policy.check(realm, side=side)
+        return realm
+
+
+class Exchange:
+    """The Authorization header of one request, through its refusals."""
+
+    def __init__(
+        self,
+        owner: Authenticator,
+        endpoint: Endpoint,
+        login: Login,
+        candidates: Sequence[Credentials],
+        *,
+        margin: float,
+    ) -> None:
+        """Starts with the candidate that was accepted last."""
+        self._owner, self._endpoint, self._login, self._margin = owner, endpoint, login, margin
+        self._use(candidates)
+        self._renewed = False
+        self._sent: str | None = None
+
+    def _use(self, candidates: Sequence[Credentials]) -> None:
+        self._candidates = candidates
+        self._keys = tuple(c.key for c in candidates)
+        self._index = self._login.start.get(self._keys, 0)
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """The candidate in use; None is anonymous."""
+        return self._candidates[self._index] if self._candidates else None
+
+    async def header(self) -> str | None:
+        """The Authorization header to send now; None for none.
+
+        Raises Unauthorized if a realm refuses every candidate that is left.
+        """
+        while True:
+            try:
+                self._sent = await self._header()
+            except Unauthorized:
+                if not self._next():
+                    raise
+            else:
+                return self._sent
+
+    async def _header(self, *, refused: str = "") -> str | None:
+        credentials, login = self.credentials, self._login
+        if credentials is not None and credentials.token and credentials.key not in login.exchanged:
+            return f"Bearer {credentials.token}"
+        challenges = (login.challenge,) if login.challenge else self._endpoint.challenges or ()
+        if (bearer := find(challenges, "bearer")) is not None:
+            token = await self._owner.token(
+                self._endpoint,
+                bearer,
+                self._scopes(bearer),
+                credentials,
+                side=login.side,
+                margin=self._margin,
+                refused=refused,
+            )
+            return f"Bearer {token}"
+        if (
+            credentials is not None
+            and credentials.username
+            and find(challenges, "basic") is not None
+        ):
+            return basic(credentials.username, credentials.password)
+        return None
+
+    def _scopes(self, bearer: Challenge) -> tuple[str, ...]:
+        """Ours, unless the registry's own challenge for this repository wants what ours do not cover."""
+        own = self._login.scopes(self._endpoint)
+        if self._login.challenge is None or covers(own, bearer.scopes):
+            return own
+        return bearer.scopes
+
+    async def refused(self, status: int, headers: CIMultiDictProxy[str], body: bytes) -> bool:
+        """Whether the request should be sent again, with what `header()` now gives.
+
+        Args: an answer with status 400, 401 or 403 from the registry's own origin.
+        """
+        if status == 400:
+            return bool(self._sent and _EXPIRED.search(body)) and await self._renew()
+        if status == 403:
+            return (bool(_EXPIRED.search(body)) and await self._renew()) or self._next()
+        self._learn(headers)
+        return await self._answer() or self._next()
+
+    def _learn(self, headers: CIMultiDictProxy[str]) -> None:
+        """A challenge with the 401 counts; without one, the ping's does (GCR)."""
+        fresh = parse_challenges(headers.getall("WWW-Authenticate", ()))
+        chosen = find(fresh, "bearer") or find(fresh, "basic")
+        if chosen is not None:
+            if not self._endpoint.challenges:
+                self._endpoint.challenges = fresh
+            self._login.challenge = chosen
+        elif fresh and not self._endpoint.challenges:
+            raise Unsupported(
+                f"{self._endpoint.registry} wants the authentication {printable(fresh[0].scheme, 40)}, "
+                "which is not supported; Basic and Bearer are.",
+                side=self._login.side,
+                registry=self._endpoint.registry,
+                status=401,
+            )
+
+    async def _answer(self) -> bool:
+        """Whether the present candidate has an answer to the challenge that it has not given yet."""
+        credentials, login = self.credentials, self._login
+        challenges = (login.challenge,) if login.challenge else self._endpoint.challenges or ()
+        bearer = find(challenges, "bearer")
+        if credentials is not None and credentials.token and credentials.key not in login.exchanged:
+            login.exchanged.add(credentials.key)
+            return bearer is not None
+        if self._sent is None:
+            return bearer is not None or (
+                credentials is not None and find(challenges, "basic") is not None
+            )
+        if bearer is not None and not self._sent.startswith("Bearer "):
+            return True
+        return await self._renew()
+
+    async def _renew(self) -> bool:
+        """A fresh token, or fresh credentials from a keychain that makes them; once."""
+        if self._renewed:
+            return False
+        self._renewed = True
+        credentials = self.credentials
+        if credentials is not None and self._owner.expired(self._endpoint, credentials):
+            self._use(await self._owner.candidates(self._endpoint, self._login))
+        sent = self._sent or ""
+        if not sent.startswith("Bearer ") or (
+            credentials and sent == f"Bearer {credentials.token}"
+        ):
+            return self.credentials is not None and self.credentials != credentials
+        try:
+            await self._header(refused=sent.removeprefix("Bearer "))
+        except Unauthorized:
+            return False
+        return True
+
+    def _next(self) -> bool:
+        """Go to the next candidate; False if there is none."""
+        if self._index + 1 >= len(self._candidates):
+            return False
+        self._index += 1
+        self._renewed = False
+        return True
+
+    def accepted(self) -> None:
+        """The answer was no refusal: start here the next time."""
+        if self._index or self._keys in self._login.start:
+            self._login.start[self._keys] = self._index
+
+
+class _TokenRequest:
+    """Asks a realm for one token, in the ways that realms understand."""
+
+    def __init__(
+        self,
+        send: TokenSender,
+        *,
+        endpoint: Endpoint,
+        realm: URL,
+        service: str,
+        scopes: tuple[str, ...],
+        side: Side,
+    ) -> None:
+        self._send, self._endpoint, self._realm = send, endpoint, realm
+        self._service, self._scopes, self._side = service, scopes, side
+
+    async def fetch(self, credentials: Credentials | None, *, clock: Callable[[], float]) -> Token:
+        """The token. Raises Unauthorized, Unavailable, Throttled, HostNotAllowed."""
+        ways = self._ways(credentials)
+        for way in ways[:-1]:
+            reply = await way()
+            # 404 GCR, 401 Artifactory, 400 ACR, 405 others: this realm does not know this way.
+            if reply.status not in {400, 401, 403, 404, 405}:
+                return self._token(reply, credentials, clock())
+        return self._token(await ways[-1](), credentials, clock())
+
+    def _ways(self, credentials: Credentials | None) -> list[Any]:
+        if credentials is None:
+            return [lambda: self._get(None)]
+        if refresh := credentials.refresh_token:
+            fallback = basic(credentials.username or "<token>", refresh)
+            return [lambda: self._post(refresh), lambda: self._get(fallback)]
+        if credentials.token:
+            # What kind of token it is, nobody said: a password (GHCR), a bearer or a refresh token.
+            return [
+                lambda: self._get(basic(credentials.username or CLIENT_ID, credentials.token)),
+                lambda: self._get(f"Bearer {credentials.token}"),
+                lambda: self._post(credentials.token),
+            ]
+        return [lambda: self._get(basic(credentials.username, credentials.password))]
+
+    async def _get(self, authorization: str | None) -> Reply:
+        pairs = [("service", self._service)] if self._service else []
+        pairs += [("scope", scope) for scope in self._scopes]
+        query = urlencode(pairs, quote_via=quote, safe=":/,")
+        joint = "&" if "?" in str(self._realm) else "?"
+        url = URL(f"{self._realm}{joint}{query}", encoded=True)
+        headers = {"Authorization": authorization} if authorization else {}
+        return await self._send(self._endpoint, "GET", url, headers=headers, body=None)
+
+    async def _post(self, refresh_token: str) -> Reply:
+        form = urlencode(
+            {
+                "grant_type": "refresh_token",
+                "refresh_token": refresh_token,
+                "service": self._service,
+                "client_id": CLIENT_ID,
+                "scope": " ".join(self._scopes),
+            }
+        )
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        return await self._send(
+            self._endpoint, "POST", self._realm, headers=headers, body=form.encode()
+        )
+
+    def _token(self, reply: Reply, credentials: Credentials | None, now: float) -> Token:
+        if reply.status != 200:
+            raise self._refusal(reply, credentials)
+        try:
+            document: Any = msgspec.json.decode(reply.body)
+            value = document.get("token") or document.get("access_token")
+            lifetime = document.get("expires_in")
+        except (msgspec.DecodeError, UnicodeDecodeError, AttributeError):
+            value = lifetime = None
+        if (
+            not isinstance(value, str)
+            or not value
+            or not value.isascii()
+            or not value.isprintable()
+        ):
+            shown = printable(reply.body[:200].decode("utf-8", "replace"), 200)
+            raise Unavailable(
+                f"The token service {self._realm.host} of {self._endpoint.registry} answered without a token: {shown}",
+                side=self._side,
+                registry=self._endpoint.registry,
+                reason="token_unreadable",
+                status=200,
+            )
+        if (
+            isinstance(lifetime, bool)
+            or not isinstance(lifetime, int | float)
+            or lifetime < MIN_LIFETIME
+        ):
+            lifetime = MIN_LIFETIME
+        return Token(value, now + lifetime, lifetime)
+
+    def _refusal(self, reply: Reply, credentials: Credentials | None) -> Exception:
+        host, registry = self._realm.host, self._endpoint.registry
+        shown = printable(reply.body[:2000].decode("utf-8", "replace"), 200)
+        if reply.status == 429:
+            return Throttled(
+                f"The token service {host} of {registry} asks for patience.",
+                side=self._side,
+                registry=registry,
+                status=429,
+                retry_after=parse_retry_after(reply.headers.get("Retry-After", "")),
+            )
+        if reply.status >= 500 or reply.status == 408:
+            return Unavailable(
+                f"The token service {host} of {registry} answered HTTP {reply.status}.",
+                side=self._side,
+                registry=registry,
+                status=reply.status,
+            )
+        what = (
+            f"the credentials {credentials.source or 'given'}"
+            if credentials
+            else "an anonymous request"
+        )
+        scopes = " ".join(self._scopes)
+        hint = (
+            "Check them"
+            if credentials
+            else f"Give credentials for {registry} in registryCredentials"
+        )
+        if registry == DOCKER_HUB and not credentials:
+            hint += ", or check the name"
+        return Unauthorized(
+            f"The token service {host} of {registry} refused {what} for {scopes} (HTTP {reply.status}: {shown}). {hint}.",
+            side=self._side,
+            registry=registry,
+            status=reply.status,
+        )

@@ -1,0 +1,303 @@
+"""Which credentials belong to which registry, and to whom.
+
+A keychain only answers; it never talks to a registry. Candidates come most specific first, so that
+the transport can try the next one when a registry refuses the first (kubelet does the same).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import anyio.to_thread
+
+from copycat.errors import Unauthorized
+from copycat.oci.reference import normalise_registry
+
+__all__ = [
+    "ANONYMOUS",
+    "Access",
+    "AccessKeychain",
+    "ChainKeychain",
+    "CredentialRule",
+    "Credentials",
+    "Keychain",
+    "StaticKeychain",
+    "go_match",
+]
+
+#: Docker's config.json marks an identity token by this user name.
+IDENTITY_USER = "<token>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """What one may show to a registry: a name and a password, a bearer token, or an identity token."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+    """Sent as Bearer; on a 401 with a Bearer challenge it is exchanged there."""
+    identity_token: str = field(default="", repr=False)
+    """A refresh token: exchanged by POST (registry notes 1.2)."""
+    source: str = ""
+    """Where it was configured, for messages: `registryCredentials[0]`."""
+
+    @property
+    def key(self) -> str:
+        """An opaque name for caches that is the same for the same secret and says nothing about it."""
+        secret = f"{self.username}\0{self.password}\0{self.token}\0{self.identity_token}"
+        return hashlib.sha256(secret.encode()).hexdigest()[:32]
+
+    @property
+    def refresh_token(self) -> str:
+        """The identity token, in either of its spellings; empty if this is another kind."""
+        if self.identity_token:
+            return self.identity_token
+        return self.password if self.username == IDENTITY_USER else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """On whose behalf a registry is asked."""
+
+    namespaces: frozenset[str] = frozenset()
+    """Namespaces of the workloads that use the image."""
+    secrets: tuple[Credentials, ...] = ()
+    """What the pull secrets of those workloads hold for this registry."""
+
+
+ANONYMOUS = Access()
+
+
+class Keychain(Protocol):
+    """Finds credentials."""
+
+    async def resolve(
+        self, registry: str, repository: str, access: Access
+    ) -> Sequence[Credentials]:
+        """The candidates for a repository, most specific first; empty means: ask anonymously."""
+        ...
+
+
+@lru_cache(maxsize=1024)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """The pattern as a regular expression. Raises ValueError for what Go calls ErrBadPattern."""
+    out: list[str] = []
+    i = 0
+    while i < len(pattern):
+        char = pattern[i]
+        if char == "*":
+            out.append("[^/]*")
+        elif char == "?":
+            out.append("[^/]")
+        elif char == "[":
+            text, i = _class(pattern, i)
+            out.append(text)
+        elif char == "\\":
+            i += 1
+            if i == len(pattern):
+                raise ValueError(f"the pattern {pattern!r} ends in a backslash")
+            out.append(re.escape(pattern[i]))
+        else:
+            out.append(re.escape(char))
+        i += 1
+    return re.compile("".join(out), re.DOTALL)
+
+
+def _class(pattern: str, start: int) -> tuple[str, int]:
+    """A `[…]` class that opens at `start`: its expression and the index of its closing bracket."""
+    found = re.compile(r"\[(\^?)((?:\\.|[^\\\]])+)\]", re.DOTALL).match(pattern, start)
+    if found is None:
+        raise ValueError(f"the pattern {pattern!r} has a bracket that is not closed or is empty")
+    body = re.sub(
+        r"\\?(.)", lambda m: m[1] if m[0] == "-" else re.escape(m[1]), found[2], flags=re.DOTALL
+    )
+    try:
+        re.compile(f"[{body}]")
+    except re.error as error:
+        raise ValueError(f"the pattern {pattern!r} has a bad class: {error}") from error
+    return f"[{found[1]}{body}]", found.end() - 1
+
+
+def go_match(pattern: str, name: str) -> bool:
+    """Go's `filepath.Match`: `*` and `?` stop at `/`, `[a-z]` and `[^a-z]` are classes, `\\` escapes.
+
+    Raises ValueError for a malformed pattern.
+    """
+    return _compiled(pattern).fullmatch(name) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialRule:
+    """One row of `registryCredentials`: `…_env` wins over `…_file`, that over the plain value."""
+
+    registry: str
+    """A host, or a host and path prefix (`ghcr.io/team`) that ends at a segment."""
+    aliases: tuple[str, ...] = ()
+    """More hosts, as patterns of `go_match`."""
+    username: str = ""
+    password: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+    username_env: str = ""
+    password_env: str = ""
+    token_env: str = ""
+    username_file: str = ""
+    password_file: str = ""
+    token_file: str = ""
+    namespaces: frozenset[str] = frozenset()
+    """Only for workloads in one of these; empty: for all."""
+    source: str = ""
+
+
+def _split(registry: str) -> tuple[str, str]:
+    """A rule's registry as host and path. `https://index.docker.io/v1/` is a spelling of Docker Hub's host."""
+    text = re.sub(r"^https?://", "", registry.strip())
+    host, _, path = text.partition("/")
+    path = path.strip("/")
+    return normalise_registry(host), "" if path in {"v1", "v2"} else path
+
+
+class _Files:
+    """Small secret files, read again when they change (Kubernetes swaps mounted Secrets in place)."""
+
+    def __init__(self, *, clock: Callable[[], float], every: float) -> None:
+        self._clock, self._every = clock, every
+        self._read: dict[str, tuple[float, tuple[int, int], str]] = {}
+
+    async def text(self, path: str) -> str:
+        now = self._clock()
+        known = self._read.get(path)
+        if known is not None and now - known[0] < self._every:
+            return known[2]
+        stamp, text = await anyio.to_thread.run_sync(self._load, path, known)
+        self._read[path] = (now, stamp, text)
+        return text
+
+    @staticmethod
+    def _load(
+        path: str, known: tuple[float, tuple[int, int], str] | None
+    ) -> tuple[tuple[int, int], str]:
+        status = Path(path).stat()
+        stamp = (status.st_mtime_ns, status.st_ino)
+        if known is not None and known[1] == stamp:
+            return stamp, known[2]
+        return stamp, Path(path).read_text(encoding="utf-8").strip()
+
+
+class StaticKeychain:
+    """The rows of `registryCredentials`."""
+
+    def __init__(
+        self,
+        rules: Iterable[CredentialRule],
+        *,
+        environ: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.monotonic,
+        reread: float = 10.0,
+    ) -> None:
+        """Args: files are looked at again after `reread` seconds. Raises ValueError for a malformed alias."""
+        self._rules = [(rule, *_split(rule.registry)) for rule in rules]
+        for rule, _, _ in self._rules:
+            for alias in rule.aliases:
+                go_match(alias.lower(), "")
+        self._environ = environ
+        self._files = _Files(clock=clock, every=reread)
+
+    async def resolve(
+        self, registry: str, repository: str, access: Access
+    ) -> Sequence[Credentials]:
+        """Rules with the longest path first, exact hosts before aliases, then in the order of the rows.
+
+        Raises Unauthorized if a rule's file cannot be read.
+        """
+        found: list[tuple[int, int, CredentialRule]] = []
+        for rule, host, path in self._rules:
+            rank = self._rank(rule, host, path, registry, repository)
+            if rank is not None and (not rule.namespaces or rule.namespaces & access.namespaces):
+                found.append((*rank, rule))
+        found.sort(key=lambda row: row[:2])
+        return [c for c in [await self._credentials(rule) for *_, rule in found] if c is not None]
+
+    @staticmethod
+    def _rank(
+        rule: CredentialRule, host: str, path: str, registry: str, repository: str
+    ) -> tuple[int, int] | None:
+        if path and not f"{repository}/".startswith(f"{path}/"):
+            return None
+        if host == registry:
+            return -len(path), 0
+        # An alias may use any spelling of Docker Hub.
+        names = {registry}
+        if registry == "docker.io":
+            names |= {"index.docker.io", "registry-1.docker.io"}
+        if any(go_match(alias.lower(), name) for alias in rule.aliases for name in names):
+            return -len(path), 1
+        return None
+
+    async def _credentials(self, rule: CredentialRule) -> Credentials | None:
+        username = await self._value(rule, "username")
+        password = await self._value(rule, "password")
+        token = await self._value(rule, "token")
+        if not (username or password or token):
+            return None
+        return Credentials(
+            username=username,
+            password=password,
+            token=token,
+            source=rule.source or f"registryCredentials for {rule.registry}",
+        )
+
+    async def _value(self, rule: CredentialRule, name: str) -> str:
+        env: str = getattr(rule, f"{name}_env")
+        if env and self._environ.get(env):
+            return self._environ[env].strip()
+        file: str = getattr(rule, f"{name}_file")
+        if not file:
+            plain: str = getattr(rule, name)
+            return plain
+        try:
+            return await self._files.text(file)
+        except (OSError, UnicodeDecodeError) as error:
+            problem = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise Unauthorized(
+                f"The {name} file {file} of {rule.source or rule.registry} cannot be read: {problem}. "
+                "Check the path and the mounted Secret.",
+                registry=rule.registry,
+                reason="credentials_unreadable",
+            ) from error
+
+
+class AccessKeychain:
+    """The pull secrets of whoever asks."""
+
+    async def resolve(
+        self, registry: str, repository: str, access: Access
+    ) -> Sequence[Credentials]:
+        """The secrets as they came: who built the `Access` chose those of this registry."""
+        return access.secrets
+
+
+class ChainKeychain:
+    """Several keychains, one after the other."""
+
+    def __init__(self, *keychains: Keychain) -> None:
+        """The candidates of the first come first."""
+        self._keychains = keychains
+
+    async def resolve(
+        self, registry: str, repository: str, access: Access
+    ) -> Sequence[Credentials]:
+        """Every keychain's candidates, each secret once."""
+        found: dict[str, Credentials] = {}
+        for keychain in self._keychains:
+            for credentials in await keychain.resolve(registry, repository, access):
+                found.setdefault(credentials.key, credentials)
+        return list(found.values())
