@@ -64,20 +64,21 @@ class Channel:
         finally:
             self._users -= 1
             if self._retired and not self._users:
-                await self._close()
+                await self.close()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether there is nothing left to close."""
+        return self._session.is_closed
 
     async def retire(self) -> None:
         """Close it as soon as nobody uses it."""
         self._retired = True
         if not self._users:
-            await self._close()
+            await self.close()
 
     async def close(self) -> None:
         """Close it now, under whoever uses it."""
-        self._retired = True
-        await self._close()
-
-    async def _close(self) -> None:
         with anyio.CancelScope(shield=True):
             await self._session.aclose()
 
@@ -105,8 +106,8 @@ class Channels:
                 tls = await anyio.to_thread.run_sync(_tls_context, connection)
             self._current = Channel(connection, tls, user_agent=self._user_agent)
             if current is not None:
-                self._old.append(current)
                 await current.retire()
+                self._old = [c for c in (*self._old, current) if not c.is_closed]
             return self._current
 
     async def close(self) -> None:
@@ -123,7 +124,7 @@ def _tls_context(connection: Connection) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     elif connection.ca:
-        context.load_verify_locations(cadata=connection.ca.decode())
+        context.load_verify_locations(cadata=connection.ca.decode(errors="replace"))
     elif connection.url.startswith("https:"):
         context.load_default_certs()
     if connection.certificate:

@@ -339,10 +339,12 @@ class Informer(Generic[T]):
     def _count(self, error: KubeError) -> None:
         reason = str(error.status) if error.status else error.reason
         self._metrics.watch_errors.labels(self.resource, reason).inc()
-        # An outage is told once, not at each attempt.
-        log = _log.debug if reason == self._failing else _log.warning
+        # An outage is told once, not at each attempt; what is part of every watch's life is not told.
+        usual = error.reason == SILENCE or isinstance(error, KubeExpired)
+        log = _log.debug if usual or reason == self._failing else _log.warning
         log("watch failed", resource=self.resource, path=self._path, error=str(error))
-        self._failing = reason
+        if not usual:
+            self._failing = reason
 
     def _set_refused(self, *, denied: bool = False, missing: bool = False) -> None:
         self.denied, self.missing = denied, missing

@@ -76,6 +76,8 @@ class Fault(StrEnum):
     ERROR_410 = "error410"
     ERROR_500 = "error500"
     ERROR_504 = "error504"
+    GARBAGE = "garbage"
+    UNKNOWN_EVENT = "unknown_event"
     #: Answers to the request for a watch.
     WATCH_410 = "watch410"
     WATCH_429 = "watch429"
@@ -102,6 +104,10 @@ class Faults:
     def add(self, fault: Fault, resource: str, times: int) -> None:
         """Let a fault happen; an empty resource means the first that comes."""
         self._waiting += [(fault, resource)] * times
+
+    def clear(self) -> None:
+        """Take back those that have not happened."""
+        self._waiting.clear()
 
     def take(self, faults: Collection[Fault], resource: str) -> Fault | None:
         """The next of these faults that is meant for the kind, if there is one; it is used up."""

@@ -24,8 +24,10 @@ _OPEN = frozenset(
         Fault.ERROR_410,
         Fault.ERROR_500,
         Fault.ERROR_504,
+        Fault.GARBAGE,
         Fault.STALL,
         Fault.TRUNCATE,
+        Fault.UNKNOWN_EVENT,
     }
 )
 _ANSWERS = frozenset(
@@ -139,7 +141,9 @@ class Watch:
         due = anyio.current_time() + self._settings.bookmark_every
         while True:
             fault = self._faults.take(_OPEN, self._collection.resource.plural)
-            if fault is not None:
+            if fault is Fault.UNKNOWN_EVENT:
+                await response.write(self._bookmark(self._store.version, kind="NOVELTY"))
+            elif fault is not None:
                 return await self._fail(fault, request, response)
             if self._position < self._collection.lost:
                 await response.write(self._expired())
@@ -164,6 +168,8 @@ class Watch:
             case Fault.TRUNCATE:
                 await response.write(b'{"type":"ADDED","object":{"kind":"Po')
                 _abort(request)
+            case Fault.GARBAGE:
+                await response.write(b'{"type":"ADDED","object":\n')
             case Fault.ABORT:
                 _abort(request)
             case Fault.ERROR_410:
@@ -182,13 +188,19 @@ class Watch:
         message = f"too old resource version: {self._position} ({self._collection.floor})"
         return _event("ERROR", status_object(410, message))
 
-    def _bookmark(self, version: int, *, annotations: Mapping[str, str] | None = None) -> bytes:
+    def _bookmark(
+        self,
+        version: int,
+        *,
+        annotations: Mapping[str, str] | None = None,
+        kind: str = "BOOKMARK",
+    ) -> bytes:
         resource = self._collection.resource
         metadata: Object = {"resourceVersion": str(version), "creationTimestamp": None}
         if annotations:
             metadata["annotations"] = annotations
         item = {"kind": resource.kind, "apiVersion": resource.version, "metadata": metadata}
-        return _event("BOOKMARK", item)
+        return _event(kind, item)
 
 
 def _event(kind: str, item: Object) -> bytes:
