@@ -14,17 +14,15 @@ from typing import Any, ClassVar, get_args
 from pydantic import (
     BaseModel,
     ConfigDict,
-    GetJsonSchemaHandler,
     SecretStr,
     ValidationInfo,
     field_validator,
 )
 from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError, PydanticUndefined
+from pydantic_core import PydanticCustomError, PydanticUndefined
 
-__all__ = ["NOT_BUILT", "Key", "Part", "Row", "key_of", "misplaced", "plain", "rows"]
+__all__ = ["NOT_BUILT", "Key", "Part", "Row", "key_of", "misplaced", "part_of", "plain", "rows"]
 
 NOT_BUILT = "not available in this version"
 
@@ -55,16 +53,6 @@ class Key:
     """False for what only a variable may hold."""
     section: str = field(default="", kw_only=True)
     """Heading of the reference that begins with this key."""
-
-    def __get_pydantic_json_schema__(
-        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        """Puts the meaning, the variables and the default in words into the JSON schema."""
-        schema = handler(core_schema)
-        schema["description"] = " ".join(self.doc.split())
-        if not self.available:
-            schema["description"] += f" ({NOT_BUILT})"
-        return schema
 
 
 def _spelling(name: str) -> str:
@@ -159,7 +147,7 @@ def _rows(model: type[Part]) -> Iterator[Row]:
     for name, model_field in model.model_fields.items():
         path, key = model_field.alias or name, key_of(model_field)
         section = key.section or section
-        inner, is_list = _inner(model_field)
+        inner, is_list = part_of(model_field)
         if inner is not None and not is_list:
             for row in rows(inner):
                 yield replace(
@@ -182,7 +170,7 @@ def _rows(model: type[Part]) -> Iterator[Row]:
             yield replace(row, path=f"{path}[].{row.path}", attributes=(), section=section)
 
 
-def _inner(model_field: FieldInfo) -> tuple[type[Part] | None, bool]:
+def part_of(model_field: FieldInfo) -> tuple[type[Part] | None, bool]:
     """The model inside of a field, and whether the field is a list of them."""
     annotation = model_field.annotation
     if isinstance(annotation, type) and issubclass(annotation, Part):

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
-    SecretStr,
     WithJsonSchema,
     model_validator,
 )
 
-from copycat.config.hosts import endpoint, registry_host
 from copycat.config.keys import Key, Part, misplaced
+from copycat.config.readers import (
+    NO_SECRET,
+    AccountId,
+    CreateRepo,
+    Endpoints,
+    OptionalBoolean,
+    OptionalHost,
+    Region,
+    RepoPrefix,
+    Required,
+    RoleArn,
+    Secret,
+    Variable,
+)
 from copycat.config.regex import compile_go
 from copycat.config.values import (
     Boolean,
@@ -26,15 +38,11 @@ from copycat.config.values import (
     Positive,
     Text,
     Texts,
-    boolean,
     choice,
-    entries,
-    suggestion,
-    text,
 )
+from copycat.registry.ecr.settings import EcrSettings
 
 __all__ = [
-    "CloudAuth",
     "Docker",
     "Ecr",
     "PathMapRule",
@@ -43,86 +51,12 @@ __all__ = [
     "SkipNames",
 ]
 
-PLACEHOLDERS = ("$namespace", "$podname", "$container_name", "$arch", "$registry")
-_PLACEHOLDER = re.compile("|".join(re.escape(p) for p in PLACEHOLDERS))
-
-CloudAuth = Literal["gcp", "azure", "ecr"]
-
-
-def _prefix(value: object) -> str:
-    prefix = text(value)
-    unknown = re.search(r"\$\w*", _PLACEHOLDER.sub("", prefix))
-    if unknown:
-        close = suggestion(unknown[0], PLACEHOLDERS)
-        raise ValueError(f"expected a path whose placeholders are {', '.join(PLACEHOLDERS)}{close}")
-    return prefix
-
-
-def _account(value: object) -> str:
-    account = text(value)
-    if not re.fullmatch(r"\d{12}", account):
-        raise ValueError("expected the 12 digits of an AWS account, in quotes")
-    return account
-
-
-def _region(value: object) -> str:
-    region = text(value)
-    if not re.fullmatch(r"[a-z]{2,}(-[a-z0-9]+)+", region):
-        raise ValueError('expected an AWS region, like "eu-central-1"')
-    return region
-
-
-def _role(value: object) -> str:
-    role = text(value)
-    if role and not re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", role, re.ASCII):
-        raise ValueError('expected the ARN of a role ("arn:aws:iam::<account>:role/<name>")')
-    return role
-
-
-def _create_repo(value: object) -> bool | str:
-    if isinstance(value, str) and value.strip().lower() == "on-push":
-        return "on-push"
-    try:
-        return boolean(value)
-    except ValueError:
-        raise ValueError("expected true, false or on-push") from None
-
-
-def _optional_host(value: object) -> str:
-    return registry_host(value) if text(value) else ""
-
-
-def _secret(value: object) -> object:
-    return value if isinstance(value, SecretStr) else SecretStr(text(value))
-
-
-def _variable(value: object) -> str:
-    variable = text(value)
-    if variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
-        raise ValueError("expected the name of an environment variable, not its value")
-    return variable
-
-
-_TEXT_SCHEMA = WithJsonSchema({"type": ["string", "integer"]})
-_RepoPrefix = Annotated[str, BeforeValidator(_prefix), WithJsonSchema({"type": "string"})]
-_Secret = Annotated[SecretStr, BeforeValidator(_secret), _TEXT_SCHEMA]
-_Variable = Annotated[str, BeforeValidator(_variable), WithJsonSchema({"type": "string"})]
-_OptionalHost = Annotated[str, BeforeValidator(_optional_host), WithJsonSchema({"type": "string"})]
-_Endpoints = Annotated[
-    tuple[Annotated[str, BeforeValidator(endpoint)], ...],
-    BeforeValidator(entries),
-    WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]}),
-]
-_NO_SECRET = SecretStr("")
-
 
 class Ecr(Part):
     """The target, if it is AWS ECR."""
 
     account_id: Annotated[
-        str,
-        BeforeValidator(_account),
-        _TEXT_SCHEMA,
+        AccountId,
         Key(
             "The AWS account of the target.",
             env=("ECR_ACCOUNT_ID",),
@@ -130,9 +64,7 @@ class Ecr(Part):
         ),
     ] = ""
     region: Annotated[
-        str,
-        BeforeValidator(_region),
-        WithJsonSchema({"type": "string"}),
+        Region,
         Key(
             "The region of the target. `ECR_REGION` is for targets in another "
             "region than the cluster's: EKS sets `AWS_REGION` by itself.",
@@ -141,7 +73,7 @@ class Ecr(Part):
         ),
     ] = ""
     repo_prefix: Annotated[
-        _RepoPrefix,
+        RepoPrefix,
         Key(
             "Put before every repository's path. May hold `$namespace`, `$podname`, `$container_name`, `$arch` and "
             "`$registry`; empty parts vanish.",
@@ -149,9 +81,7 @@ class Ecr(Part):
         ),
     ] = ""
     create_repo: Annotated[
-        bool | Literal["on-push"],
-        BeforeValidator(_create_repo),
-        WithJsonSchema({"type": ["boolean", "string", "integer"]}),
+        CreateRepo,
         Key(
             "Whether repositories that are missing are created: `true`, `false`, or `on-push` where a repository "
             "creation template of the account makes them.",
@@ -166,15 +96,13 @@ class Ecr(Part):
         ),
     ] = ""
     assume_role_arn: Annotated[
-        str,
-        BeforeValidator(_role),
-        WithJsonSchema({"type": "string"}),
+        RoleArn,
         Key(
             "A role to assume on top of the credentials of the pod, for a target in another account."
         ),
     ] = ""
     endpoint: Annotated[
-        _OptionalHost,
+        OptionalHost,
         Key(
             "The registry's host in place of `<account>.dkr.ecr.<region>.amazonaws.com`, for VPC endpoints.",
             env=("ECR_ENDPOINT",),
@@ -192,8 +120,7 @@ class Ecr(Part):
         ),
     ] = ()
     scan_on_push: Annotated[
-        Boolean | None,
-        WithJsonSchema({"type": ["boolean", "string", "integer", "null"]}),
+        OptionalBoolean,
         Key("Whether ECR scans images in repositories that copycat creates.", default="ECR's own"),
     ] = None
     kms_key: Annotated[
@@ -209,16 +136,21 @@ class Ecr(Part):
         JsonText, Key("The JSON text of a permission policy for repositories that copycat creates.")
     ] = ""
 
+    def wanted(self) -> EcrSettings:
+        """The keys that are about repositories, as the ECR target takes them."""
+        names = {f.name for f in fields(EcrSettings)}
+        return EcrSettings(**{n: getattr(self, n) for n in type(self).model_fields if n in names})
+
 
 class Docker(Part):
     """The target, if it is any other registry."""
 
     registry: Annotated[
-        _OptionalHost,
+        OptionalHost,
         Key("The target's host.", env=("TARGET_REGISTRY",), default="required for docker"),
     ] = ""
     repo_prefix: Annotated[
-        _RepoPrefix,
+        RepoPrefix,
         Key(
             "As `ecr.repoPrefix`. Registries with projects need one here.",
             env=("TARGET_REPO_PREFIX",),
@@ -233,14 +165,14 @@ class Docker(Part):
     ] = False
     username: Annotated[Text, Key("User name at the target.", env=("TARGET_USERNAME",))] = ""
     password: Annotated[
-        _Secret,
+        Secret,
         Key(
             "Password at the target. Only as a variable, never in the file; it wins over `docker.passwordFile`.",
             env=("TARGET_PASSWORD",),
             secret=True,
             in_file=False,
         ),
-    ] = _NO_SECRET
+    ] = NO_SECRET
     password_file: Annotated[
         Text,
         Key(
@@ -287,9 +219,8 @@ class PathMapRule(Part):
     """One rule that rewrites the path of repositories."""
 
     source: Annotated[
-        str,
-        BeforeValidator(text),
-        Field(alias="from", min_length=1),
+        Required,
+        Field(alias="from"),
         Key("What the path starts with, or a regular expression in Go's syntax."),
     ]
     target: Annotated[
@@ -326,21 +257,21 @@ class RegistryCredential(Part):
     ] = ()
     username: Annotated[Text, Key("User name.")] = ""
     password: Annotated[
-        _Secret, Key("Password. Better: `passwordEnv` or `passwordFile`.", secret=True)
-    ] = _NO_SECRET
+        Secret, Key("Password. Better: `passwordEnv` or `passwordFile`.", secret=True)
+    ] = NO_SECRET
     token: Annotated[
-        _Secret,
+        Secret,
         Key(
             "A token, sent as Bearer; if the registry answers with a Bearer challenge, it is exchanged there. "
             "Better: `tokenEnv` or `tokenFile`.",
             secret=True,
         ),
-    ] = _NO_SECRET
+    ] = NO_SECRET
     username_env: Annotated[
-        _Variable, Key("Name of the variable that holds the user name. Variables win.")
+        Variable, Key("Name of the variable that holds the user name. Variables win.")
     ] = ""
-    password_env: Annotated[_Variable, Key("Name of the variable that holds the password.")] = ""
-    token_env: Annotated[_Variable, Key("Name of the variable that holds the token.")] = ""
+    password_env: Annotated[Variable, Key("Name of the variable that holds the password.")] = ""
+    token_env: Annotated[Variable, Key("Name of the variable that holds the token.")] = ""
     username_file: Annotated[
         Text, Key("File that holds the user name; read again when it changes.")
     ] = ""
@@ -370,7 +301,7 @@ class RegistryHost(Part):
 
     host: Annotated[Host, Key("The registry's host.")]
     endpoints: Annotated[
-        _Endpoints,
+        Endpoints,
         Key(
             "Tried in this order in place of the host: hosts or URLs, with a path if the proxy wants one. Names, "
             "digests and credentials stay those of the host."

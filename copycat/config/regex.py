@@ -35,7 +35,7 @@ _TOKEN = re.compile(
     | \\x\{ (?P<hex> [0-9A-Fa-f]{1,6}) \}
     | \\ (?P<escape> .)
     | \(\? (?P<named> P?< (?P<name> \w+) > )
-    | \(\? (?P<group> [^)]? [^:)]* [:)]? )
+    | \(\? (?P<group> [^:)]* [:)]? )
     | (?P<class> \[ )
     | (?P<repeat> (?: [*+?] | \{\d+(?:,\d*)?\} ) )
     """,
@@ -124,7 +124,7 @@ def _character(code: str) -> str:
 def _group(text: str, *, first: bool) -> str:
     """`(?:` and flags; what Python has beyond Go (lookaround, conditions, atomic groups) is refused."""
     flags = _FLAGS.fullmatch(text)
-    if flags is None:
+    if flags is None or text == ")":
         raise ValueError(
             "groups may be (…), (?:…), (?P<name>…) and flags i, m, s; lookaround is not known in Go"
         )
@@ -132,7 +132,7 @@ def _group(text: str, *, first: bool) -> str:
         raise ValueError(
             "flags for the rest of an expression must stand at its start: write (?i:…)"
         )
-    return f"(?{text}" if text != ")" else ""
+    return f"(?{text}"
 
 
 def _class(expression: str, start: int) -> tuple[str, int]:
@@ -148,17 +148,18 @@ def _class(expression: str, start: int) -> tuple[str, int]:
         first = False
         match = _CLASS_PART.match(expression, position)
         if match is None:
-            # Python keeps [, &&, || and -- in classes for later use and warns about them.
-            parts.append(
-                re.escape(expression[position])
-                if expression[position] in "[]&|~"
-                else expression[position]
-            )
+            parts.append(_literal(expression[position], before=parts[-1]))
             position += 1
             continue
         parts.append(_class_part(match))
         position = match.end()
     raise ValueError("expected a regular expression as Go knows them: missing closing ]")
+
+
+def _literal(character: str, *, before: str) -> str:
+    """A character of a class. Python keeps [, &&, ||, ~~ and -- for later use and warns about them."""
+    first_or_end_of_range = character == "-" and before in {"[", "^", "-"}
+    return rf"\{character}" if character in "[&|~" or first_or_end_of_range else character
 
 
 def _class_part(match: re.Match[str]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from copycat.config.keys import NOT_BUILT, Part, Row, plain, rows
+from copycat.config.keys import NOT_BUILT, Part, Row, key_of, part_of, plain, rows
 from copycat.config.settings import Settings
 
 __all__ = ["Explained", "explain", "json_schema", "markdown"]
@@ -82,10 +83,8 @@ def _as_mapping(value: object) -> object:
 def json_schema() -> dict[str, Any]:
     """The file's JSON schema (draft 2020-12). It accepts what `load` accepts, as far as a schema can say it."""
     schema = Settings.model_json_schema(by_alias=True, mode="validation")
-    for definition in (schema, *schema["$defs"].values()):
-        definition.pop("title", None)
-        for property_ in definition["properties"].values():
-            property_.pop("title", None)
+    schema.pop("title")
+    _describe(schema, schema, Settings)
     for row in rows(Settings):
         if not row.key.in_file:
             parent, _, last = row.path.rpartition(".")
@@ -95,6 +94,21 @@ def json_schema() -> dict[str, Any]:
         "title": "Configuration of k8s-copycat",
         **schema,
     }
+
+
+def _describe(schema: dict[str, Any], definition: dict[str, Any], model: type[Part]) -> None:
+    """Gives every property of a definition, and of those below it, the meaning of its key."""
+    for name, model_field in model.model_fields.items():
+        key = key_of(model_field)
+        property_ = definition["properties"][model_field.alias or name]
+        property_.pop("title", None)
+        unavailable = "" if key.available else f" ({NOT_BUILT})"
+        property_["description"] = f"{key.doc}{unavailable}"
+        inner, _ = part_of(model_field)
+        if inner is not None:
+            below = schema["$defs"][inner.__name__]
+            below.pop("title", None)
+            _describe(schema, below, inner)
 
 
 def _definition(schema: dict[str, Any], path: str) -> str:
@@ -152,3 +166,7 @@ def _default(row: Row) -> str:
     if row.required or row.key.default:
         return row.default_text
     return f"`{row.default_text}`"
+
+
+if __name__ == "__main__":  # pragma: no cover - how docs/configuration.md is made
+    sys.stdout.write(markdown())

@@ -15,6 +15,7 @@ from pydantic import PrivateAttr, model_validator
 from copycat.config.hosts import host_of
 from copycat.config.keys import misplaced
 from copycat.config.table import LogLevel, Table
+from copycat.registry.ecr.lifecycle import lifecycle_warnings
 
 __all__ = ["Context", "LogLevel", "Settings"]
 
@@ -103,10 +104,12 @@ def _warnings(settings: Settings) -> list[str]:
         found.append(
             f"The configuration file {context.missing_file} does not exist; defaults are used."
         )
-    found += [
-        f"{key} from the file is overridden by the environment variable {variable}."
-        for key, variable in context.overridden.items()
-    ]
+    if settings.target_kind == "ecr":
+        found += lifecycle_warnings(settings.ecr.lifecycle_policy)
+        found += [
+            f"{key} from the file is overridden by the environment variable {variable}."
+            for key, variable in context.overridden.items()
+        ]
     for index, entry in enumerate(settings.registry_credentials):
         for attribute, key in (
             ("username_env", "usernameEnv"),

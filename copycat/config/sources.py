@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,8 +25,6 @@ _MESSAGES = {
     "model_type": "expected a mapping of keys",
     "dict_type": "expected a mapping of keys",
     "tuple_type": "expected a list",
-    "string_too_short": "is required",
-    "string_pattern_mismatch": "expected the name of a Kubernetes object",
 }
 
 
@@ -88,6 +86,8 @@ def load(
     settings = _validated(merged, environment)
     if require_target and not merged.unusable:
         merged.problems += _target_problems(merged)
+    if settings is not None and not merged.problems:
+        merged.problems += _ecr_problems(merged, settings)
     if settings is None or merged.problems:
         raise ConfigError(*merged.problems)
     return settings
@@ -125,7 +125,7 @@ def _only_a_variable(merged: _Merged, row: Row, file: str) -> Problem:
 def _without_nulls(value: Any) -> Any:
     """The document without keys that have no value: a mapping whose entries are all commented out is null."""
     if isinstance(value, dict):
-        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+        return {str(k): _without_nulls(v) for k, v in value.items() if v is not None}
     if isinstance(value, list):
         return [_without_nulls(v) for v in value]
     return value
@@ -230,4 +230,16 @@ def _target_problems(merged: _Merged) -> list[Problem]:
         for path in needed
         if not _in(merged.values, path)
         or merged.values[path.partition(".")[0]][path.partition(".")[2]] == ""
+    ]
+
+
+def _ecr_problems(merged: _Merged, settings: Settings) -> list[Problem]:
+    """What ECR itself would refuse."""
+    if settings.target_kind != "ecr":
+        return []
+    return [
+        replace(problem, origin=merged.origin(problem.path))
+        for problem in settings.ecr.wanted().problems()
+        # Whether these two may be absent is decided elsewhere.
+        if problem.path not in {"ecr.accountID", "ecr.region"}
     ]

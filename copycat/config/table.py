@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import Field
 
 from copycat.config.keys import Key, Part
 from copycat.config.parts import (
@@ -17,6 +17,15 @@ from copycat.config.parts import (
     RegistryCredential,
     RegistryHost,
     SkipNames,
+)
+from copycat.config.readers import (
+    RESOURCES,
+    IncludedNamespaces,
+    LeaseName,
+    OptionalBoolean,
+    PullSecrets,
+    Resources,
+    WantedPlatforms,
 )
 from copycat.config.values import (
     Address,
@@ -35,41 +44,11 @@ from copycat.config.values import (
     Text,
     Texts,
     choice,
-    entries,
-    namespace,
-    suggestion,
 )
 
-__all__ = ["RESOURCES", "LogLevel", "Table"]
+__all__ = ["LogLevel", "Table"]
 
-RESOURCES = ("deployments", "statefulsets", "daemonsets", "jobs", "cronjobs", "pods")
 LogLevel = Literal["debug", "info", "warn", "error", "dpanic", "panic", "fatal"]
-
-
-def _resources(value: object) -> tuple[str, ...]:
-    words = [str(word).strip().lower() for word in entries(value)]
-    for word in words:
-        if word not in RESOURCES:
-            raise ValueError(
-                f"expected some of {', '.join(RESOURCES)}{suggestion(word, RESOURCES)}"
-            )
-    return tuple(r for r in RESOURCES if r in words) or RESOURCES
-
-
-def _namespaces(value: object) -> tuple[object, ...]:
-    return tuple(entries(value)) or ("*",)
-
-
-def _platforms(value: object) -> list[object]:
-    found = entries(value)
-    return [] if found == ["all"] else found
-
-
-def _pull_secrets(value: object) -> object:
-    if value is False:
-        return "off"
-    word = value.strip().lower() if isinstance(value, str) else ""
-    return word if word in {"off", "all", "auto"} else tuple(namespace(n) for n in entries(value))
 
 
 class Table(Part):
@@ -109,8 +88,7 @@ class Table(Part):
     ] = True
 
     include_namespaces: Annotated[
-        Namespaces,
-        BeforeValidator(_namespaces),
+        IncludedNamespaces,
         Key(
             "Namespaces that are looked at: names and wildcards (`team-*`). Namespaces that come later count.",
             env=("INCLUDE_NAMESPACES",),
@@ -127,11 +105,7 @@ class Table(Part):
         default_factory=SkipNames
     )
     watch_resources: Annotated[
-        tuple[str, ...],
-        BeforeValidator(_resources),
-        WithJsonSchema(
-            {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]}
-        ),
+        Resources,
         Key(
             "Kinds of workloads that are watched, in any case.",
             env=("WATCH_RESOURCES",),
@@ -182,8 +156,7 @@ class Table(Part):
         ),
     ] = False
     mirror_platforms: Annotated[
-        Platforms,
-        BeforeValidator(_platforms),
+        WantedPlatforms,
         Key(
             "Of a tag's index, copy only these platforms (`linux/arm64`). References with a digest are copied whole.",
             env=("MIRROR_PLATFORMS",),
@@ -339,16 +312,7 @@ class Table(Part):
         ),
     ] = False
     pull_secrets: Annotated[
-        Literal["off", "all", "auto"] | tuple[str, ...],
-        BeforeValidator(_pull_secrets),
-        WithJsonSchema(
-            {
-                "anyOf": [
-                    {"type": ["string", "boolean"]},
-                    {"type": "array", "items": {"type": "string"}},
-                ]
-            }
-        ),
+        PullSecrets,
         Key(
             "Whether the image pull secrets of workloads are used: `off`, `all`, `auto` or a list of namespaces.",
             env=("PULL_SECRETS",),
@@ -419,8 +383,7 @@ class Table(Part):
         Key("`json` for machines, `text` for people.", env=("LOG_FORMAT",), flag="--zap-encoder"),
     ] = "json"
     leader_elect: Annotated[
-        Boolean | None,
-        WithJsonSchema({"type": ["boolean", "string", "integer", "null"]}),
+        OptionalBoolean,
         Key(
             "Whether replicas agree on one that works, by a Lease.",
             env=("LEADER_ELECT",),
@@ -428,8 +391,4 @@ class Table(Part):
             default="true in a cluster, false with a kubeconfig",
         ),
     ] = None
-    lease_name: Annotated[
-        Text,
-        Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"),
-        Key("Name of the Lease.", env=("LEASE_NAME",)),
-    ] = "k8s-copycat"
+    lease_name: Annotated[LeaseName, Key("Name of the Lease.", env=("LEASE_NAME",))] = "k8s-copycat"

@@ -21,6 +21,7 @@ from copycat.oci.platform import Platform
 from copycat.oci.reference import Reference
 
 __all__ = [
+    "BOOLEAN_SCHEMA",
     "Address",
     "Boolean",
     "Cooldown",
@@ -263,15 +264,13 @@ _STRING: dict[str, Any] = {"type": "string"}
 _SCALAR: dict[str, Any] = {"type": ["string", "integer"]}
 _WHOLE = r"^\+?[0-9]+$"
 
-Boolean = Annotated[
-    bool,
-    BeforeValidator(boolean),
-    _schema(
-        {"type": "boolean"},
-        {"enum": [0, 1]},
-        {"type": "string", "pattern": f"^({_any_case(_TRUE | _FALSE)})$"},
-    ),
+BOOLEAN_SCHEMA: list[dict[str, Any]] = [
+    {"type": "boolean"},
+    {"enum": [0, 1]},
+    {"type": "string", "pattern": f"^({_any_case(_TRUE | _FALSE)})$"},
 ]
+
+Boolean = Annotated[bool, BeforeValidator(boolean), _schema(*BOOLEAN_SCHEMA)]
 Duration = Annotated[
     float,
     BeforeValidator(duration),
