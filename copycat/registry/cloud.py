@@ -33,6 +33,9 @@ MARGIN = 60.0
 #: Azure's refresh tokens for a registry live three hours, should one not say.
 ACR_LIFE = 3 * 3600.0
 
+#: The user that goes with such a token where it serves as a password.
+ACR_USER = "00000000-0000-0000-0000-000000000000"
+
 _TIMEOUT = aiohttp.ClientTimeout(total=15, sock_connect=5)
 
 
@@ -153,7 +156,9 @@ class AzureKeychain:
             _nothing(registry)
 
         credentials = Credentials(
-            identity_token=answer.refresh_token, source="Azure identity of the Pod"
+            username=ACR_USER,
+            identity_token=answer.refresh_token,
+            source="Azure identity of the Pod",
         )
         life = _jwt_end(answer.refresh_token, default=self._clock() + ACR_LIFE) - self._clock()
         return Issued(credentials=credentials, life=max(life - MARGIN, MARGIN))

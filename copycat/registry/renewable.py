@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from copycat.errors import RegistryError
+from copycat.errors import RegistryError, Unavailable
 from copycat.registry.keychain import Credentials
 
 __all__ = ["Issued", "Renewable"]
@@ -52,18 +52,16 @@ class Renewable:
 
     async def get(self) -> Credentials:
         """The credentials to use now. Raises: what `fetch` raises, to those who come shortly after it too."""
-        while True:
-            # Whoever finds a renewal under way uses the old login while it lives.
-            if not self._settled() and not (self._alive() and self._lock.locked()):
-                async with self._lock:
-                    if not self._settled():
-                        await self._renewed()
+        # Whoever finds a renewal under way uses the old login while it lives.
+        if not self._settled() and not (self._alive() and self._lock.locked()):
+            async with self._lock:
+                if not self._settled():
+                    await self._renewed()
 
-            if self._credentials is not None and self._alive():
-                return self._credentials
+        if self._credentials is not None and self._alive():
+            return self._credentials
 
-            if self._failure is not None:
-                raise self._failure.with_traceback(None)
+        raise (self._failure or Unavailable("A login ended before it began.")).with_traceback(None)
 
     def expired(self, credentials: Credentials) -> None:
         """A registry says that `credentials` have expired. Others than the present ones are old news."""

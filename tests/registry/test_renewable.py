@@ -18,6 +18,7 @@ class Cloud:
         self.now = 0.0
         self.fetched = 0
         self.failing = False
+        self.life = 100.0
         self.gate = anyio.Event()
         self.gate.set()
         self.login = Renewable(self.fetch, clock=lambda: self.now)
@@ -29,7 +30,7 @@ class Cloud:
         if self.failing:
             raise Unavailable("not now")
 
-        return Issued(credentials=Credentials(username="u", password=f"p{number}"), life=100)
+        return Issued(credentials=Credentials(username="u", password=f"p{number}"), life=self.life)
 
     async def password(self) -> str:
         return (await self.login.get()).password
@@ -181,3 +182,13 @@ async def test_cancelled_fetch() -> None:
     cloud.gate.set()
 
     assert await cloud.password() == "p2"
+
+
+async def test_stillborn() -> None:
+    """A login without any life is an error, not a loop."""
+    cloud = Cloud()
+    cloud.life = 0
+    with pytest.raises(Unavailable):
+        await cloud.password()
+
+    assert cloud.fetched == 1

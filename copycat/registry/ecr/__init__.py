@@ -7,5 +7,6 @@ hosts      which host names are ECR's, and what they say
 lifecycle  policies that would expire images in use
 aws        credentials, clients, errors
 keychain   logins for ECR and ECR Public, as source and as target
+answers    what the registry's refusals mean
 target     repositories made when they are first pushed to
 """

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple, Unpack
 
 import anyio
 import anyio.to_thread
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Aws"]
 
 T = TypeVar("T")
+P = TypeVarTuple("P")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +142,7 @@ class Aws:
     async def _made(self, key: _ClientKey) -> Any:
         config = self._config.merge(AioConfig(use_fips_endpoint=True)) if key.fips else self._config
         session, self._credentials = await anyio.to_thread.run_sync(
-            anyio.run, self._rehearse, key, config, abandon_on_cancel=True
+            _off_loop, self._rehearse, key, config, abandon_on_cancel=True
         )
         self._session = session
         client = session.create_client(key.service, region_name=key.region, config=config)
@@ -173,8 +174,13 @@ class Aws:
         credentials = self._credentials
         if isinstance(credentials, AioRefreshableCredentials) and credentials.refresh_needed():
             await anyio.to_thread.run_sync(
-                anyio.run, credentials.get_frozen_credentials, abandon_on_cancel=True
+                _off_loop, credentials.get_frozen_credentials, abandon_on_cancel=True
             )
+
+
+def _off_loop(function: Callable[[Unpack[P]], Awaitable[T]], *args: *P) -> T:
+    """Run a coroutine function of the AWS client to its end, in a worker thread: it may block there."""
+    return anyio.run(function, *args)
 
 
 class _RoleProvider(CredentialProvider):

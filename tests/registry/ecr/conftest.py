@@ -7,10 +7,20 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from blockbuster import BlockBuster
 from moto.server import ThreadedMotoServer
 
 from copycat.registry.ecr.aws import Aws
 from tests.registry.ecr.fake_aws import REGION, FakeAws
+
+
+@pytest.fixture(autouse=True)
+def blockbuster(blockbuster: BlockBuster) -> BlockBuster:
+    """The AWS client blocks a good deal, but in a thread, where its own little event loop has nothing else to do."""
+    for function in blockbuster.functions.values():
+        function.can_block_in("copycat/registry/ecr/aws.py", "_off_loop")
+
+    return blockbuster
 
 
 @pytest.fixture
