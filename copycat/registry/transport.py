@@ -6,11 +6,12 @@ body that streams cannot, so uploads are tried again one level up, where the bod
 
 from __future__ import annotations
 
+import io
 import random
 import ssl
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType, TracebackType
 from typing import Self, TypeVar
@@ -27,6 +28,7 @@ from copycat.errors import (
     RegistryError,
     Side,
     Throttled,
+    TooLarge,
     Unavailable,
     printable,
 )
@@ -414,12 +416,13 @@ class Transport:
     async def _ping_with(self, endpoint: Endpoint, ping: Call, scheme: str) -> None:
         url = URL(f"{scheme}://{endpoint.host}/v2/", encoded=True)
         response = await self._send(endpoint, ping, url, None)
-        reply = await self._reply(endpoint, ping, _Answer(response=response, foreign=False))
-        if reply.status in TRANSIENT:
-            raise self._error(endpoint, ping, reply)
+        with suppress(TooLarge):  # a page for people
+            reply = await self._reply(endpoint, ping, _Answer(response=response, foreign=False))
+            if reply.status in TRANSIENT:
+                raise self._error(endpoint, ping, reply)
         endpoint.scheme = scheme
         # Any other answer is as good as "no challenge yet": a 401 later brings its own.
-        endpoint.challenges = parse_challenges(reply.headers.getall("WWW-Authenticate", ()))
+        endpoint.challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))
 
     # One request
 
@@ -556,7 +559,7 @@ class Transport:
                 call.method,
                 url,
                 headers=headers,
-                data=call.body if call.stream is None else call.stream,
+                data=_payload(call),
                 allow_redirects=False,
                 ssl=context,
                 proxy=self._proxies.get(url),
@@ -650,6 +653,14 @@ class Transport:
         call = Call(method=method, url=url, place=place, headers=headers, body=body, follow=False)
         response = await self._send(endpoint, call, url, None)
         return await self._reply(endpoint, call, _Answer(response=response, foreign=True))
+
+
+def _payload(call: Call) -> bytes | io.BytesIO | AsyncIterable[bytes] | None:
+    if call.stream is not None:
+        return call.stream
+    # aiohttp writes large bytes in one piece, and warns about it.
+    large = call.body is not None and len(call.body) > READ_BUFFER
+    return io.BytesIO(call.body or b"") if large else call.body
 
 
 def endpoint_host(text: str) -> str:

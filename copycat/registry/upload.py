@@ -25,6 +25,7 @@ from copycat.errors import (
     Unavailable,
     Unsupported,
     UploadRejected,
+    one_error,
 )
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import Descriptor
@@ -180,6 +181,7 @@ class Upload:
         self._least_chunk = 0
         self._data: bytes | None = None
         self._mismatches = self._logins = 0
+        self._session: URL | None = None
 
     async def send(self, open_body: OpenBody, location: URL | None = None) -> None:
         """Upload the blob.
@@ -192,6 +194,8 @@ class Upload:
             try:
                 await self._attempt(open_body, location)
             except _Failed as failure:
+                if failure.free or self._form is not Form.WHOLE:
+                    await self._cancel()
                 if failure.look and await self._exists():
                     return
                 location = None
@@ -213,8 +217,8 @@ class Upload:
         """One session. Raises _Failed where another may do better."""
         if self._descriptor.size <= SMALL and self._data is None:
             self._data = await _whole(open_body())
-        if location is None:
-            location = await self._start()
+        location = location or await self._start()
+        self._session = location
         if self._data is not None and self._form is not Form.CHUNKED:
             await self._send_bytes(location, self._data)
             return
@@ -239,6 +243,14 @@ class Upload:
         )
         return next_location(self._place, reply)
 
+    async def _cancel(self) -> None:
+        """Give up a session, once and without caring for the answer: most registries clear up by themselves."""
+        session, self._session = self._session, None
+        if session is not None:
+            call = self._call("DELETE", url=session, headers={}, accept=frozenset(range(300, 600)))
+            with suppress(RegistryError):
+                await self._transport.fetch(self._place.registry, call)
+
     # Bodies
 
     async def _send_bytes(self, location: URL, data: bytes) -> None:
@@ -258,18 +270,18 @@ class Upload:
         """A blob that flows through. A stalled sink is cut off, a failed source is told from a failed sink."""
         failure: RegistryError | None = None
         done = False
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch, beat, tasks.cancel_scope)
-            try:
-                await self._sent(location, body)
-                done = True
-            except RegistryError as error:
-                failure = error
-            except Exception as error:
-                # The body's own error, in the form that reads it without aiohttp between.
-                if error is not beat.error:
-                    raise
-            tasks.cancel_scope.cancel()
+        with one_error():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch, beat, tasks.cancel_scope)
+                try:
+                    await self._sent(location, body)
+                    done = True
+                except RegistryError as error:
+                    failure = error
+                except CopycatError as error:
+                    # The body's own, in the form that reads it without aiohttp between.
+                    beat.error = error
+                tasks.cancel_scope.cancel()
         if beat.error is not None:
             raise self._source_failed(beat.error) from beat.error
         if failure is not None:
@@ -319,7 +331,8 @@ class Upload:
             ),
         )
         # The Range of the answer is not looked at: our own count is right, ECR's is stale (registry notes 2.2).
-        return next_location(self._place, reply)
+        self._session = next_location(self._place, reply)
+        return self._session
 
     async def _commit(self, location: URL) -> None:
         await self._put(with_digest(location, self._descriptor.digest), body=b"")
@@ -365,6 +378,7 @@ class Upload:
         stream: AsyncGenerator[bytes] | None = None,
         silence: float | None = None,
         retry: bool = False,
+        accept: frozenset[int] = frozenset(),
     ) -> Call:
         return Call(
             method=method,
@@ -378,6 +392,7 @@ class Upload:
             stream=stream,
             silence=silence,
             retry=retry,
+            accept=accept,
             margin=MARGIN,
             small=stream is None,
         )
@@ -415,8 +430,6 @@ class Upload:
             return _Failed(error, free=self._logins == 1)
         if isinstance(error, Throttled | Unavailable):
             return _Failed(error, look=sent or error.status > 0) if error.temporary else error
-        if error.code in _SESSION_CODES or error.status in {409, 416}:
-            return _Failed(error, look=True)
         if isinstance(error, TooLarge) and error.status == 413:
             return self._smaller(error)
         if self._descriptor.size == 0 and error.status in {400, 405}:
@@ -429,6 +442,8 @@ class Upload:
                 code=error.code,
                 reason="empty_blob",
             )
+        if error.code in _SESSION_CODES or error.status in {409, 416}:
+            return _Failed(error, look=True)
         unknown = error.status in _FORM_STATUSES and error.code not in _FINAL_CODES
         if unknown and self._form is Form.WHOLE:
             self._form = Form.PATCHED
