@@ -40,8 +40,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 __all__ = [
-    "Conflict",
     "ConfigError",
+    "Conflict",
     "CopycatError",
     "Denied",
     "DigestMismatch",
@@ -79,7 +79,9 @@ _SECRETS = [
     (re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']*"), r"\1?…"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/=._~-]{8,}"), r"\1 ***"),
     (
-        re.compile(r"(?i)([\"']?(?:access_|refresh_|identity)?(?:token|password|secret|auth)[\"']?\s*[:=]\s*[\"']?)[^\s\"',}&]{4,}"),
+        re.compile(
+            r"(?i)([\"']?(?:access_|refresh_|identity)?(?:token|password|secret|auth)[\"']?\s*[:=]\s*[\"']?)[^\s\"',}&]{4,}"
+        ),
         r"\1***",
     ),
 ]

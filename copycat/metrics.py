@@ -63,16 +63,28 @@ class Metrics:
         image = ["image"]
         # The four of the original, `image` being the repository without tag and digest.
         self.pull_success = Counter(
-            "k8s_copycat_registry_pull_success", "Images whose content was read in full from their source.", image, registry=r
+            "k8s_copycat_registry_pull_success",
+            "Images whose content was read in full from their source.",
+            image,
+            registry=r,
         )
         self.pull_error = Counter(
-            "k8s_copycat_registry_pull_error", "Attempts that failed at the source.", image, registry=r
+            "k8s_copycat_registry_pull_error",
+            "Attempts that failed at the source.",
+            image,
+            registry=r,
         )
         self.push_success = Counter(
-            "k8s_copycat_registry_push_success", "Images whose tag or anchor was written at the target.", image, registry=r
+            "k8s_copycat_registry_push_success",
+            "Images whose tag or anchor was written at the target.",
+            image,
+            registry=r,
         )
         self.push_error = Counter(
-            "k8s_copycat_registry_push_error", "Attempts that failed at the target.", image, registry=r
+            "k8s_copycat_registry_push_error",
+            "Attempts that failed at the target.",
+            image,
+            registry=r,
         )
         # Images
         self.images = Gauge("k8s_copycat_images", "Images known, by state.", ["state"], registry=r)
@@ -82,46 +94,86 @@ class Metrics:
             registry=r,
         )
         self.operations = Counter(
-            "k8s_copycat_mirror_operations", "Finished attempts.", ["source_registry", "result", "reason"], registry=r
+            "k8s_copycat_mirror_operations",
+            "Finished attempts.",
+            ["source_registry", "result", "reason"],
+            registry=r,
         )
         self.duration = Histogram(
-            "k8s_copycat_mirror_duration_seconds", "Length of an attempt.", ["result"], buckets=_LONG, registry=r
+            "k8s_copycat_mirror_duration_seconds",
+            "Length of an attempt.",
+            ["result"],
+            buckets=_LONG,
+            registry=r,
         )
         self.bytes = Counter(
             "k8s_copycat_bytes", "Blob bytes moved.", ["direction", "registry"], registry=r
         )
-        self.blobs = Counter("k8s_copycat_blobs", "Blobs by what happened to them.", ["result"], registry=r)
-        self.transfers = Gauge("k8s_copycat_transfers_in_flight", "Blobs being moved now.", registry=r)
+        self.blobs = Counter(
+            "k8s_copycat_blobs", "Blobs by what happened to them.", ["result"], registry=r
+        )
+        self.transfers = Gauge(
+            "k8s_copycat_transfers_in_flight", "Blobs being moved now.", registry=r
+        )
         # Registries
         self.requests = Counter(
-            "k8s_copycat_registry_requests", "Requests answered (code 0: no answer).", ["registry", "method", "code"], registry=r
+            "k8s_copycat_registry_requests",
+            "Requests answered (code 0: no answer).",
+            ["registry", "method", "code"],
+            registry=r,
         )
         self.request_duration = Histogram(
-            "k8s_copycat_registry_request_duration_seconds", "Time to the answer's head.", ["registry", "method"], buckets=_SHORT, registry=r
+            "k8s_copycat_registry_request_duration_seconds",
+            "Time to the answer's head.",
+            ["registry", "method"],
+            buckets=_SHORT,
+            registry=r,
         )
         self.retries = Counter(
-            "k8s_copycat_registry_retries", "Requests made again.", ["registry", "reason"], registry=r
+            "k8s_copycat_registry_retries",
+            "Requests made again.",
+            ["registry", "reason"],
+            registry=r,
         )
         self.throttled = Counter(
-            "k8s_copycat_registry_throttled_seconds", "Seconds for which a host asked to be left alone.", ["registry"], registry=r
+            "k8s_copycat_registry_throttled_seconds",
+            "Seconds for which a host asked to be left alone.",
+            ["registry"],
+            registry=r,
         )
         self.quota = Gauge(
-            "k8s_copycat_registry_pull_quota_remaining", "What the registry said is left of its pull quota.", ["registry"], registry=r
+            "k8s_copycat_registry_pull_quota_remaining",
+            "What the registry said is left of its pull quota.",
+            ["registry"],
+            registry=r,
         )
         self.auth_failures = Counter(
-            "k8s_copycat_registry_auth_failures", "Requests refused for their credentials.", ["registry"], registry=r
+            "k8s_copycat_registry_auth_failures",
+            "Requests refused for their credentials.",
+            ["registry"],
+            registry=r,
         )
         # Queue and workers
-        self.queue_depth = Gauge("k8s_copycat_workqueue_depth", "Keys that are ready.", ["priority"], registry=r)
+        self.queue_depth = Gauge(
+            "k8s_copycat_workqueue_depth", "Keys that are ready.", ["priority"], registry=r
+        )
         self.queue_adds = Counter("k8s_copycat_workqueue_adds", "Keys added.", registry=r)
         self.queue_wait = Histogram(
-            "k8s_copycat_workqueue_queue_duration_seconds", "Time from ready to taken.", buckets=_QUEUE, registry=r
+            "k8s_copycat_workqueue_queue_duration_seconds",
+            "Time from ready to taken.",
+            buckets=_QUEUE,
+            registry=r,
         )
         self.queue_work = Histogram(
-            "k8s_copycat_workqueue_work_duration_seconds", "Time from taken to done.", buckets=_QUEUE, registry=r
+            "k8s_copycat_workqueue_work_duration_seconds",
+            "Time from taken to done.",
+            buckets=_QUEUE,
+            registry=r,
         )
         self.queue_longest = Gauge(
-            "k8s_copycat_workqueue_longest_running_seconds", "Age of the attempt that runs longest.", registry=r
+            "k8s_copycat_workqueue_longest_running_seconds",
+            "Age of the attempt that runs longest.",
+            registry=r,
         )
         self.workers = Gauge("k8s_copycat_workers", "Workers by state.", ["state"], registry=r)
         # Kubernetes
@@ -132,26 +184,55 @@ class Metrics:
             "k8s_copycat_watch_relists", "Full lists.", ["resource", "reason"], registry=r
         )
         self.watch_errors = Counter(
-            "k8s_copycat_watch_errors", "Watches and lists that failed.", ["resource", "reason"], registry=r
+            "k8s_copycat_watch_errors",
+            "Watches and lists that failed.",
+            ["resource", "reason"],
+            registry=r,
         )
         self.watch_contact = Gauge(
-            "k8s_copycat_watch_last_contact_timestamp_seconds", "When the API last sent anything.", ["resource"], registry=r
+            "k8s_copycat_watch_last_contact_timestamp_seconds",
+            "When the API last sent anything.",
+            ["resource"],
+            registry=r,
         )
-        self.watch_synced = Gauge("k8s_copycat_watch_synced", "1 once the first list is complete.", ["resource"], registry=r)
-        self.watch_objects = Gauge("k8s_copycat_watch_objects", "Objects known.", ["resource"], registry=r)
-        self.rbac_denied = Gauge("k8s_copycat_rbac_denied", "1 while the API refuses this kind.", ["resource"], registry=r)
-        self.leader = Gauge("k8s_copycat_leader", "1 while this process works, 0 on standby.", registry=r)
+        self.watch_synced = Gauge(
+            "k8s_copycat_watch_synced",
+            "1 once the first list is complete.",
+            ["resource"],
+            registry=r,
+        )
+        self.watch_objects = Gauge(
+            "k8s_copycat_watch_objects", "Objects known.", ["resource"], registry=r
+        )
+        self.rbac_denied = Gauge(
+            "k8s_copycat_rbac_denied",
+            "1 while the API refuses this kind.",
+            ["resource"],
+            registry=r,
+        )
+        self.leader = Gauge(
+            "k8s_copycat_leader", "1 while this process works, 0 on standby.", registry=r
+        )
         self.leader_transitions = Counter(
-            "k8s_copycat_leader_transitions", "Times that this process began or ceased to lead.", registry=r
+            "k8s_copycat_leader_transitions",
+            "Times that this process began or ceased to lead.",
+            registry=r,
         )
         # Runtime
         self.loop_lag = Histogram(
-            "k8s_copycat_event_loop_lag_seconds", "How late the event loop ran a timer.", buckets=_LAG, registry=r
+            "k8s_copycat_event_loop_lag_seconds",
+            "How late the event loop ran a timer.",
+            buckets=_LAG,
+            registry=r,
         )
         self.reload_successful = Gauge(
-            "k8s_copycat_config_last_reload_successful", "1 if the configuration in use is the newest one.", registry=r
+            "k8s_copycat_config_last_reload_successful",
+            "1 if the configuration in use is the newest one.",
+            registry=r,
         )
-        self.build_info = Gauge("k8s_copycat_build_info", "1, with the version.", ["version", "python"], registry=r)
+        self.build_info = Gauge(
+            "k8s_copycat_build_info", "1, with the version.", ["version", "python"], registry=r
+        )
         self.build_info.labels(version, platform.python_version()).set(1)
         self.reload_successful.set(1)
         self._registries: set[str] = set()
@@ -171,7 +252,12 @@ class Metrics:
         for resource in resources:
             for kind in ("ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"):
                 self.watch_events.labels(resource, kind)
-            for gauge in (self.watch_contact, self.watch_synced, self.watch_objects, self.rbac_denied):
+            for gauge in (
+                self.watch_contact,
+                self.watch_synced,
+                self.watch_objects,
+                self.rbac_denied,
+            ):
                 gauge.labels(resource).set(0)
 
     def registry_label(self, host: str) -> str:

@@ -11,6 +11,8 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, Protocol
 
 import anyio
 import structlog
@@ -26,7 +28,7 @@ from copycat.mirror.request import MirrorRequest, MirrorResult, Need
 from copycat.registry.target import target_refusal
 from copycat.workqueue import Priority, QueueClosed, WorkQueue
 
-__all__ = ["Controller", "Hold", "Intervals"]
+__all__ = ["Controller", "Hold", "Intervals", "Nobody", "Observer", "state_of"]
 
 _log = structlog.get_logger(__name__)
 
@@ -35,9 +37,22 @@ HOLD = 300.0
 #: What nothing uses any more is kept this long if it was never copied (seconds).
 ORPHAN_LIFE = 24 * 3600.0
 _SWEEP = 30.0
-_GAUGES = 1.0
 
-Finished = Callable[[MirrorRequest, MirrorResult], None]
+
+class Observer(Protocol):
+    """Hears of every attempt, in the event loop's thread."""
+
+    def started(self, request: MirrorRequest) -> None:
+        """An attempt begins."""
+        ...
+
+    def moved(self, request: MirrorRequest, direction: Literal["pull", "push"], count: int) -> None:
+        """So many bytes went by."""
+        ...
+
+    def finished(self, request: MirrorRequest, result: MirrorResult) -> None:
+        """An attempt is over."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +74,17 @@ class Hold:
     waiting: set[MirrorRequest]
 
 
-def _nobody(request: MirrorRequest, result: MirrorResult) -> None:
-    """Nobody looks."""
+class Nobody:
+    """Does not listen."""
+
+    def started(self, request: MirrorRequest) -> None:
+        """Nothing."""
+
+    def moved(self, request: MirrorRequest, direction: Literal["pull", "push"], count: int) -> None:
+        """Nothing."""
+
+    def finished(self, request: MirrorRequest, result: MirrorResult) -> None:
+        """Nothing."""
 
 
 class Controller:
@@ -76,13 +100,14 @@ class Controller:
         workers: int,
         intervals: Intervals,
         digest_pull: bool = False,
-        on_result: Finished = _nobody,
+        observer: Observer | None = None,
+        hold_target: bool = True,
         may_write: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """Args: `on_result` hears of every finished attempt; `may_write` is false once leadership is lost."""
+        """Args: `hold_target`: a target that refuses is left alone for a while; `may_write` is false once leadership is lost."""
         self.inventory = inventory
         self.mirror = mirror
         self.ledger = ledger
@@ -95,7 +120,8 @@ class Controller:
         self._workers = workers
         self._intervals = intervals
         self._digest_pull = digest_pull
-        self._on_result = on_result
+        self._observer = observer or Nobody()
+        self._hold_target = hold_target
         self._may_write = may_write
         self._clock = clock
         self._sleep = sleep
@@ -143,7 +169,6 @@ class Controller:
         """Work until cancelled, or until the queue is closed and drained."""
         async with anyio.create_task_group() as timers:
             timers.start_soon(self._sweeper)
-            timers.start_soon(self._gauges)
             timers.start_soon(self._maintain)
             if self._intervals.force:
                 timers.start_soon(self._force_now_and_then)
@@ -191,6 +216,7 @@ class Controller:
         with structlog.contextvars.bound_contextvars(
             reconcile_id=uuid.uuid4().hex[:12], image=str(request.source)
         ):
+            self._observer.started(request)
             result = await self._mirror(request, need)
             self._decide(request, need, result, self._clock() - started)
 
@@ -199,7 +225,9 @@ class Controller:
         if not self._may_write():
             raise QueueClosed("leadership is lost")
         try:
-            return await self.mirror.run(request, need)
+            return await self.mirror.run(
+                request, need, progress=partial(self._observer.moved, request)
+            )
         except Exception as bug:
             _log.exception("attempt broke")
             error = bug if isinstance(bug, CopycatError) else CopycatError(f"internal error: {type(bug).__name__}: {bug}")  # fmt: skip
@@ -224,11 +252,20 @@ class Controller:
         digests = tuple(r.digest for r in need.running)
         fresh_digests = any(d not in record.anchored for d in digests)
         moved = self._digest_pull and digests[:1] != record.running[:1]
-        source_due = request.source.digest is None and self._due(record.source_checked, self._intervals.tag_refresh, now)
+        source_due = request.source.digest is None and self._due(
+            record.source_checked, self._intervals.tag_refresh, now
+        )
         target_due = self._due(record.target_checked, self._intervals.target_check, now)
         reshaped = need.platforms != record.platforms
         failed = record.error is not None or not record.protected
-        if not (fresh_digests or moved or source_due or target_due or reshaped or (failed and record.next_try)):
+        if not (
+            fresh_digests
+            or moved
+            or source_due
+            or target_due
+            or reshaped
+            or (failed and record.next_try)
+        ):
             return None
         return replace(
             need,
@@ -257,7 +294,7 @@ class Controller:
         self._report(request, result, seconds, record)
         self._schedule(request, record)
         self._passes.tried(request, failed=result.state == "failed")
-        self._on_result(request, result)
+        self._observer.finished(request, result)
         entry = self.inventory.entries.get(request)
         if entry is None or not entry.users:
             self._sweep_now.set()
@@ -266,14 +303,18 @@ class Controller:
         """When to look at it next."""
         now = self._clock()
         if record.next_try:
-            self.queue.add(request, Priority.LIVE, delay=max(0.0, record.next_try - now), rerun=True)
+            self.queue.add(
+                request, Priority.LIVE, delay=max(0.0, record.next_try - now), rerun=True
+            )
             return
         checks = [(record.target_checked, self._intervals.target_check)]
         if request.source.digest is None:
             checks.append((record.source_checked, self._intervals.tag_refresh))
         waits = [
             # spread over the interval, so that what started together does not stay together
-            max(1.0, (now if last is None else last) + interval * (0.5 + 0.5 * self._jitter()) - now)
+            max(
+                1.0, (now if last is None else last) + interval * (0.5 + 0.5 * self._jitter()) - now
+            )
             for last, interval in checks
             if interval
         ]
@@ -283,7 +324,7 @@ class Controller:
     def _hold(self, request: MirrorRequest, result: MirrorResult) -> Hold | None:
         """A target that refuses is asked again by one, now and then; everybody else waits (product: section 5)."""
         part = _part(request)
-        refusal = target_refusal(result.error) if result.error else None
+        refusal = target_refusal(result.error) if result.error and self._hold_target else None
         if refusal is None:
             if result.pushed:
                 self._release(part)
@@ -293,7 +334,9 @@ class Controller:
         waiting = known.waiting if known else set()
         hold = self.holds[part] = Hold(self._clock() + HOLD, refusal, message, waiting)
         if known is None:
-            _log.warning("target refuses", part=part, reason=refusal, error=message, probe_seconds=HOLD)
+            _log.warning(
+                "target refuses", part=part, reason=refusal, error=message, probe_seconds=HOLD
+            )
         return hold
 
     def _release(self, part: str) -> None:
@@ -330,7 +373,11 @@ class Controller:
         if result.pushed:
             self._metrics.push_success.labels(image).inc()
         if result.error is not None and result.state == "failed":
-            side = self._metrics.push_error if result.error.side == "target" else self._metrics.pull_error
+            side = (
+                self._metrics.push_error
+                if result.error.side == "target"
+                else self._metrics.pull_error
+            )
             side.labels(image).inc()
 
     def _report(
@@ -346,8 +393,16 @@ class Controller:
             fields["digest"] = str(result.digest)
         if result.error is not None:
             wait = max(0.0, record.next_try - self._clock())
-            fields |= {"reason": result.reason, "error": result.message, "side": result.error.side, "next_try_s": round(wait)}
-            _log.warning("image not mirrored" if result.state != "protected" else "source cannot be asked", **fields)
+            fields |= {
+                "reason": result.reason,
+                "error": result.message,
+                "side": result.error.side,
+                "next_try_s": round(wait),
+            }
+            _log.warning(
+                "image not mirrored" if result.state != "protected" else "source cannot be asked",
+                **fields,
+            )
         elif result.pushed:
             moved = result.moved
             _log.info("image mirrored", bytes_pulled=moved.bytes_pulled, bytes_pushed=moved.bytes_pushed,
@@ -425,11 +480,6 @@ class Controller:
             del self._labels[image]
             self._metrics.forget_image(image)
 
-    async def _gauges(self) -> None:
-        while True:
-            self.update_gauges()
-            await self._sleep(_GAUGES)
-
     def update_gauges(self) -> None:
         """Bring the gauges of images to what is known now."""
         now = self._clock()
@@ -459,4 +509,3 @@ def state_of(record: Record | None) -> str:
 def _part(request: MirrorRequest) -> str:
     """What a refusal of the target concerns: the first part of the path, which is a project where there are such."""
     return request.repository.partition("/")[0]
-

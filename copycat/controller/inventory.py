@@ -208,7 +208,10 @@ class Inventory:
         before = {i.container: i for i in self._images(request, old)} if old else {}
         if any(i.running and not _was(before.get(i.container), "running") for i in images):
             cause |= Cause.RUNNING
-        if any(i.failing_to_pull and not _was(before.get(i.container), "failing_to_pull") for i in images):
+        if any(
+            i.failing_to_pull and not _was(before.get(i.container), "failing_to_pull")
+            for i in images
+        ):
             cause |= Cause.FAILING
         return cause
 
@@ -266,7 +269,9 @@ class Inventory:
             try:
                 request = self.request(image.image, workload, image.container)
             except InvalidReference as error:
-                self.invalid.setdefault(image.image, Invalid(image.image, str(error))).users[key] = workload
+                self.invalid.setdefault(image.image, Invalid(image.image, str(error))).users[
+                    key
+                ] = workload
                 continue
             found[self._enter(request)] = None
         return tuple(found)
@@ -331,7 +336,9 @@ class Inventory:
 
     def failing(self, request: MirrorRequest) -> bool:
         """Whether a kubelet cannot pull it now."""
-        return any(i.failing_to_pull for w in self._users(request) for i in self._images(request, w))
+        return any(
+            i.failing_to_pull for w in self._users(request) for i in self._images(request, w)
+        )
 
     def running(self, request: MirrorRequest) -> tuple[RunningDigest, ...]:
         """The digests that kubelets report, newest container first (ties by hex), each once."""
@@ -342,7 +349,10 @@ class Inventory:
                 if reported is None:
                     continue
                 known = found.get(reported.digest)
-                if known is None or (reported.certain, reported.started) > (known.certain, known.started):
+                if known is None or (reported.certain, reported.started) > (
+                    known.certain,
+                    known.started,
+                ):
                     found[reported.digest] = reported
         return tuple(sorted(found.values(), key=lambda r: (-r.started, r.digest.hex)))
 

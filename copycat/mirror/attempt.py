@@ -202,7 +202,9 @@ class Attempt:
         if tag is None or await self.target.head_manifest(tag) is not None:
             return _Verdict("protected")
         if self.need.rivals and min(self.need.rivals) < self.reference:
-            return self._conflict(f"the tag {tag} goes to {min(self.need.rivals)}, the first of those that want it")
+            return self._conflict(
+                f"the tag {tag} goes to {min(self.need.rivals)}, the first of those that want it"
+            )
         return await self._write_tag(tag, digest)
 
     # Tag references, whole
@@ -237,7 +239,9 @@ class Attempt:
             return []
         return [r.digest for r in self.need.running if r.certain]
 
-    async def _ask_source(self, tag: str, present: Digest | None, fallback: Digest | None) -> Digest:
+    async def _ask_source(
+        self, tag: str, present: Digest | None, fallback: Digest | None
+    ) -> Digest:
         """What the tag means at the source. One HEAD if the target has the tag, else one GET, which is the resolution."""
         try:
             if present is None:
@@ -398,9 +402,13 @@ class Attempt:
     async def _move_tag(self, tag: str, present: Digest | None, wanted: Digest) -> _Verdict:
         if self.need.rivals:
             if present is None and min(self.need.rivals) < self.reference:
-                return self._conflict(f"the tag {tag} goes to {min(self.need.rivals)}, the first of those that want it")
+                return self._conflict(
+                    f"the tag {tag} goes to {min(self.need.rivals)}, the first of those that want it"
+                )
             if present is not None and present != self.need.owned:
-                return self._conflict(f"the tag {tag} at the target stands for other content ({present})")
+                return self._conflict(
+                    f"the tag {tag} at the target stands for other content ({present})"
+                )
         if present is not None:
             if tag != "latest" and not self.policy.allow_different_digest_repush:
                 return _Verdict(
@@ -408,7 +416,10 @@ class Attempt:
                     "tag_held",
                     f"the tag {tag} stays at {present}; the source's {wanted} is kept under {wanted.anchor} (allowDifferentDigestRepush)",
                 )
-            if not self.policy.overwrite_foreign_tags and await self._head_target(present.anchor) != present:
+            if (
+                not self.policy.overwrite_foreign_tags
+                and await self._head_target(present.anchor) != present
+            ):
                 return _Verdict(
                     "conflict",
                     "foreign_tag",
@@ -517,16 +528,24 @@ class Attempt:
         """Say what would be done. dryPull: no source is asked; dryRun: nothing is written; both: nobody is asked."""
         target = self.target_reference
         if self.policy.dry_run and self.policy.dry_pull:
-            return self._result("dry_run", protected=False, message=f"would copy to {target}; nobody was asked")
+            return self._result(
+                "dry_run", protected=False, message=f"would copy to {target}; nobody was asked"
+            )
         if ARCH in self.request.repository:
             if self.policy.dry_pull:
-                return self._result("dry_run", protected=False, message="would copy; the target's name needs the source ($arch)")
+                return self._result(
+                    "dry_run",
+                    protected=False,
+                    message="would copy; the target's name needs the source ($arch)",
+                )
             await self._settle_architecture()
             target = self.target_reference
         digest = self.reference.digest
         present = await self._head_target(digest.anchor if digest else self._tag())
         if self.policy.dry_pull:
-            what = f"stands at the target as {present}" if present else f"would be copied to {target}"
+            what = (
+                f"stands at the target as {present}" if present else f"would be copied to {target}"
+            )
             self.digest = present
             return self._result("dry_run", protected=present is not None, message=what)
         found = await self.source.head_manifest(digest or self._tag())
@@ -535,8 +554,14 @@ class Attempt:
         self.source_checked = True
         self.digest = found.digest
         if present == found.digest:
-            return self._result("dry_run", protected=True, message=f"stands at {target}; nothing to do")
-        what = f"would move {target} from {present} to {found.digest}" if present else f"would copy {found.digest} to {target}"
+            return self._result(
+                "dry_run", protected=True, message=f"stands at {target}; nothing to do"
+            )
+        what = (
+            f"would move {target} from {present} to {found.digest}"
+            if present
+            else f"would copy {found.digest} to {target}"
+        )
         return self._result("dry_run", protected=False, message=what)
 
 

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import anyio
 
@@ -37,7 +38,16 @@ from copycat.registry.repository import Repository
 from copycat.registry.target import Target
 from copycat.registry.transport import Transport
 
-__all__ = ["MAX_DEPTH", "MAX_NODES", "Copier", "Copy", "Progress", "Transfer", "served_elsewhere"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_NODES",
+    "Copier",
+    "Copy",
+    "Direction",
+    "Progress",
+    "Transfer",
+    "served_elsewhere",
+]
 
 #: An index in an index in an index … (registry.md 1.3).
 MAX_DEPTH = 8
@@ -53,10 +63,11 @@ _REMEMBERED = 200_000
 _MISSING = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"})
 
 #: Called with bytes read from the source, or sent to the target, as they move.
-Progress = Callable[[str, int], None]
+Direction = Literal["pull", "push"]
+Progress = Callable[[Direction, int], None]
 
 
-def _no_progress(direction: str, count: int) -> None:
+def _no_progress(direction: Direction, count: int) -> None:
     """Nobody looks."""
 
 
@@ -154,9 +165,7 @@ class Copier:
         await self._put(job, document, depth=depth)
         job.leave(document.digest)
 
-    async def _children(
-        self, job: Copy, index: Index, *, depth: int, trust: bool = True
-    ) -> None:
+    async def _children(self, job: Copy, index: Index, *, depth: int, trust: bool = True) -> None:
         if depth >= MAX_DEPTH:
             raise InvalidManifest(
                 f"{job.image}: indexes are nested more than {MAX_DEPTH} deep; it is not copied",
@@ -303,12 +312,12 @@ class Copier:
         def pulled(count: int) -> None:
             transfer.pulled += count
             job.moved.bytes_pulled += count
-            job.progress("pulled", count)
+            job.progress("pull", count)
 
         def pushed(count: int) -> None:
             transfer.pushed += count
             job.moved.bytes_pushed += count
-            job.progress("pushed", count)
+            job.progress("push", count)
 
         data = blob.data
         if data is None and blob.size <= SMALL:

@@ -13,7 +13,7 @@ import anyio
 import msgspec
 
 from copycat.mirror.attempt import Attempt, Policy
-from copycat.mirror.copy import Copier, Progress, Transfer
+from copycat.mirror.copy import Copier, Direction, Progress, Transfer
 from copycat.mirror.naming import Naming
 from copycat.mirror.request import MirrorRequest, MirrorResult, Need
 from copycat.oci.digest import Digest
@@ -31,7 +31,7 @@ class _Config(msgspec.Struct):
     architecture: str = ""
 
 
-def _no_progress(direction: str, count: int) -> None:
+def _no_progress(direction: Direction, count: int) -> None:
     """Nobody looks."""
 
 

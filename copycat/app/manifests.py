@@ -1,0 +1,72 @@
+"""Workloads from files: what `kubectl apply -f` would take, for `copycat mirror -f` and `copycat plan -f`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+import yaml
+
+from copycat.errors import ConfigError, Problem
+from copycat.kube.kinds import KINDS
+from copycat.kube.workload import Workload, read
+
+__all__ = ["read_manifests"]
+
+_BY_KIND = {row.kind: row for row in KINDS.values()}
+#: What kubectl takes for a namespace that is not written down.
+_DEFAULT_NAMESPACE = "default"
+
+
+def read_manifests(text: str, *, origin: str) -> list[Workload]:
+    """The workloads of the six kinds in a text of YAML or JSON documents; other kinds are passed over.
+
+    Args: `origin` names the file in messages.
+
+    Raises:
+        ConfigError: the text is not YAML, or an object has a field of the wrong type.
+    """
+    try:
+        documents = list(yaml.safe_load_all(text))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        problem = Problem(path="", message=f"not readable as YAML or JSON{where}", origin=origin)
+        raise ConfigError(problem) from error
+    return [
+        workload
+        for item in _objects(documents)
+        if (workload := _workload(item, origin)) is not None
+    ]
+
+
+def _objects(documents: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    for document in documents:
+        if not isinstance(document, dict):
+            continue
+        items = document.get("items")
+        if str(document.get("kind", "")).endswith("List") and isinstance(items, list):
+            yield from _objects(items)
+        else:
+            yield document
+
+
+def _workload(item: dict[str, Any], origin: str) -> Workload | None:
+    row = _BY_KIND.get(str(item.get("kind", "")))
+    if row is None:
+        return None
+    metadata = item.get("metadata")
+    name = (
+        metadata.get("name") or metadata.get("generateName") if isinstance(metadata, dict) else ""
+    )
+    try:
+        workload = read(row, msgspec.json.encode(item))
+    except (msgspec.DecodeError, TypeError) as error:
+        problem = Problem(
+            path=f"{row.kind} {name}", message=f"is not a {row.kind}: {error}", origin=origin
+        )
+        raise ConfigError(problem) from error
+    if workload is None or workload.namespace:
+        return workload
+    return msgspec.structs.replace(workload, namespace=_DEFAULT_NAMESPACE)

@@ -1,0 +1,166 @@
+"""`copycat mirror`: the same queue and the same mirror as in a cluster, for a list of images, once."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from typing import Literal
+
+import anyio
+from aiohttp.abc import AbstractResolver
+
+import copycat
+from copycat.app.wiring import Engine, open_engine, platforms_of, selection_of
+from copycat.config.settings import Settings
+from copycat.controller.controller import Controller, Intervals
+from copycat.controller.inventory import EXTRA, Inventory
+from copycat.kube.workload import ContainerImage, Workload
+from copycat.metrics import Metrics
+from copycat.mirror.ledger import Ledger
+from copycat.mirror.request import MirrorRequest, MirrorResult
+from copycat.progress import Outcome, Reporter
+
+__all__ = ["GOOD", "mirror", "workload_of"]
+
+#: Images worked on at a time.
+WORKERS = 12
+#: States that mean: the image is at the target as asked.
+GOOD = frozenset({"protected", "tag_only", "in_place", "excluded"})
+
+
+def workload_of(reference: str) -> Workload:
+    """Something that uses an image because somebody says so."""
+    image = ContainerImage(container="", image=reference)
+    return Workload(
+        kind=EXTRA, namespace="", name=reference, owner_kind=EXTRA, owner_name="", images=(image,)
+    )
+
+
+class _Watcher:
+    """Passes attempts on to the reporter, and knows when the last one is over."""
+
+    def __init__(self, reporter: Reporter, pending: set[MirrorRequest], *, dry: bool) -> None:
+        self._reporter = reporter
+        self._pending = pending
+        self._good = GOOD | {"dry_run"} if dry else GOOD
+        self.all_good = True
+        self.over = anyio.Event()
+        if not pending:
+            self.over.set()
+
+    def started(self, request: MirrorRequest) -> None:
+        self._reporter.started(str(request))
+
+    def moved(self, request: MirrorRequest, direction: Literal["pull", "push"], count: int) -> None:
+        self._reporter.moved(str(request), direction, count)
+
+    def finished(self, request: MirrorRequest, result: MirrorResult) -> None:
+        good = result.state in self._good and (result.state != "in_place" or result.protected)
+        self.tell(
+            str(request),
+            Outcome(
+                source=str(request.source),
+                target=str(result.target),
+                digest=str(result.digest) if result.digest else "",
+                state=result.state,
+                good=good,
+                reason=result.reason,
+                message=result.message,
+                bytes_pulled=result.moved.bytes_pulled,
+                bytes_pushed=result.moved.bytes_pushed,
+                bytes_mounted=result.moved.bytes_mounted,
+            ),
+        )
+        self._pending.discard(request)
+        if not self._pending:
+            self.over.set()
+
+    def tell(self, key: str, outcome: Outcome) -> None:
+        self.all_good = self.all_good and outcome.good
+        self._reporter.finished(key, outcome)
+
+
+async def mirror(
+    settings: Settings,
+    references: Sequence[str],
+    workloads: Sequence[Workload],
+    reporter: Reporter,
+    *,
+    resolver: AbstractResolver | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> bool:
+    """Copy what is named, and what the workloads use; whether all of it is at the target as asked.
+
+    Args:
+        references: images by name; workload placeholders of the prefix vanish.
+        workloads: from manifests; the configuration's selection applies to them.
+        resolver, ssl_context: for tests.
+    """
+    metrics = Metrics(version=copycat.__version__)
+    async with open_engine(
+        settings, metrics=metrics, resolver=resolver, ssl_context=ssl_context
+    ) as engine:
+        inventory = _inventory(settings, engine)
+        for workload in [*map(workload_of, references), *workloads]:
+            inventory.observe(None, workload)
+        pending = {r for r, entry in inventory.entries.items() if not entry.verdict}
+        reporter.expect(len(inventory.entries) + len(inventory.invalid))
+        watcher = _Watcher(reporter, pending, dry=settings.dry_run or settings.dry_pull)
+        _tell_verdicts(inventory, watcher)
+        await _work(settings, engine, inventory, watcher)
+        return watcher.all_good
+
+
+def _inventory(settings: Settings, engine: Engine) -> Inventory:
+    return Inventory(
+        selection=selection_of(settings),
+        naming=engine.naming,
+        target_registry=engine.target.registry,
+        platforms=platforms_of(settings),
+    )
+
+
+def _tell_verdicts(inventory: Inventory, watcher: _Watcher) -> None:
+    for request, entry in inventory.entries.items():
+        if entry.verdict:
+            key = "excludeRegistries" if entry.verdict == "excluded" else "allowedRegistries"
+            outcome = Outcome(
+                source=str(request.source),
+                state=entry.verdict,
+                good=entry.verdict == "excluded",
+                reason=entry.verdict,
+                message=f"by {key}",
+            )
+            watcher.tell(str(request), outcome)
+    for bad in inventory.invalid.values():
+        watcher.tell(
+            bad.image,
+            Outcome(
+                source=bad.image,
+                state="failed",
+                good=False,
+                reason="invalid_reference",
+                message=bad.message,
+            ),
+        )
+
+
+async def _work(
+    settings: Settings, engine: Engine, inventory: Inventory, watcher: _Watcher
+) -> None:
+    controller = Controller(
+        inventory=inventory,
+        mirror=engine.mirror,
+        ledger=Ledger(cooldown_minutes=settings.failure_cooldown_minutes),
+        metrics=engine.metrics,
+        workers=WORKERS,
+        intervals=Intervals(target_check=0, tag_refresh=0),
+        digest_pull=settings.digest_pull,
+        observer=watcher,
+        hold_target=False,
+    )
+    controller.open()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(controller.run)
+        await watcher.over.wait()
+        controller.queue.close()

@@ -1,0 +1,286 @@
+"""From settings to objects: the only place that knows both.
+
+Lower layers get plain values; whoever wants to know what a key does follows it from here.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+import structlog
+from aiohttp.abc import AbstractResolver
+
+from copycat.config.settings import Settings
+from copycat.controller.inventory import Platforms
+from copycat.errors import ConfigError, CopycatError
+from copycat.kube.selection import Selection
+from copycat.metrics import Metrics
+from copycat.mirror.attempt import Policy
+from copycat.mirror.copy import Copier
+from copycat.mirror.mirror import Mirror
+from copycat.mirror.naming import Naming, PathRule
+from copycat.oci.platform import Platform
+from copycat.oci.reference import normalise_registry
+from copycat.registry.hosts import HostConfig, HostPolicy
+from copycat.registry.keychain import (
+    ChainKeychain,
+    CredentialRule,
+    Keychain,
+    StaticKeychain,
+)
+from copycat.registry.limits import RetryPolicy
+from copycat.registry.target import Target
+from copycat.registry.transport import Transport
+
+__all__ = ["Engine", "open_engine", "platforms_of", "selection_of"]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """Everything that copying needs, without a cluster."""
+
+    transport: Transport
+    target: Target
+    naming: Naming
+    mirror: Mirror
+    metrics: Metrics
+
+
+@asynccontextmanager
+async def open_engine(
+    settings: Settings,
+    *,
+    metrics: Metrics,
+    resolver: AbstractResolver | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+) -> AsyncIterator[Engine]:
+    """The engine of a configuration; everything in it is closed at the end.
+
+    Args:
+        resolver, ssl_context: where host names lead and whom to trust, for tests.
+
+    Raises:
+        ConfigError: the configuration cannot be used after all.
+    """
+    async with AsyncExitStack() as stack:
+        if settings.target_kind == "ecr":
+            builder: _Docker | _Ecr = await stack.enter_async_context(_Ecr.open(settings))
+        else:
+            builder = _Docker(settings)
+        keychain = ChainKeychain(*builder.keychains, StaticKeychain(_credentials(settings)))
+        transport = await stack.enter_async_context(
+            Transport(
+                keychain=keychain,
+                metrics=metrics,
+                policy=HostPolicy(
+                    named=settings.named_hosts | {builder.registry},
+                    deny_private=settings.deny_private_networks,
+                ),
+                hosts=_hosts(settings),
+                target_registries=frozenset({builder.registry}),
+                ca_file=settings.registry_ca_file,
+                request_timeout=settings.request_timeout,
+                retry=RetryPolicy(
+                    attempts=settings.registry_retry_attempts,
+                    backoff=settings.registry_retry_backoff,
+                ),
+                concurrency=settings.registry_concurrency,
+                resolver=resolver,
+                ssl_context=ssl_context,
+            )
+        )
+        target = builder.target(transport)
+        yield _assemble(settings, transport=transport, target=target, metrics=metrics, sleep=sleep)
+
+
+def _assemble(
+    settings: Settings,
+    *,
+    transport: Transport,
+    target: Target,
+    metrics: Metrics,
+    sleep: Callable[[float], Awaitable[None]],
+) -> Engine:
+    naming = Naming(
+        prefix=settings.repo_prefix,
+        rules=[
+            PathRule(source=r.source, target=r.target, pattern=r.pattern) for r in settings.path_map
+        ],
+        max_length=target.max_repository,
+    )
+    mirror = Mirror(
+        transport=transport,
+        target=target,
+        naming=naming,
+        copier=Copier(
+            transport=transport,
+            target=target,
+            metrics=metrics,
+            max_transfers=settings.max_transfers,
+        ),
+        policy=_policy(settings),
+        sleep=sleep,
+    )
+    return Engine(transport=transport, target=target, naming=naming, mirror=mirror, metrics=metrics)
+
+
+class _Docker:
+    """A target without a control plane."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.registry = normalise_registry(settings.docker.registry)
+        docker = settings.docker
+        rule = CredentialRule(
+            registry=self.registry,
+            username=docker.username,
+            password=docker.password.get_secret_value(),
+            password_file=docker.password_file,
+            source="the target's credentials (docker.username)",
+        )
+        has_login = bool(docker.username)
+        self.keychains: list[Keychain] = [StaticKeychain([rule])] if has_login else []
+
+    def target(self, transport: Transport) -> Target:
+        return Target(transport, self.registry)
+
+
+class _Ecr:
+    """Amazon ECR. Its modules are imported here alone: the AWS client costs half a second."""
+
+    def __init__(self, settings: Settings, registry: str, keychain: Keychain, make: Callable[[Transport], Target]) -> None:  # fmt: skip
+        self._settings = settings
+        self.registry = registry
+        self.keychains = [keychain]
+        self.target = make
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncIterator[_Ecr]:
+        """Asks AWS for the registry's host, unless the configuration says it or nobody may be asked."""
+        from copycat.registry.ecr.aws import Aws
+        from copycat.registry.ecr.hosts import derived_host
+        from copycat.registry.ecr.keychain import EcrKeychain
+        from copycat.registry.ecr.settings import EcrSettings
+        from copycat.registry.ecr.target import EcrTarget
+
+        ecr = settings.ecr
+        wanted = EcrSettings(
+            account_id=ecr.account_id,
+            region=ecr.region,
+            create_repo=ecr.create_repo,
+            lifecycle_policy=ecr.lifecycle_policy,
+            tag_mutability=ecr.tag_mutability,
+            mutability_exclusions=ecr.mutability_exclusions,
+            scan_on_push=ecr.scan_on_push,
+            kms_key=ecr.kms_key,
+            tags=ecr.tags,
+            repository_policy=ecr.repository_policy,
+        )
+        if problems := wanted.problems():
+            raise ConfigError(*problems)
+        async with (
+            Aws(region=ecr.region, role_arn=ecr.assume_role_arn) as aws,
+            Aws(region=ecr.region) as sources,
+        ):
+            keychain = EcrKeychain(target=aws, sources=sources)
+            registry = ecr.endpoint or derived_host(ecr.account_id, ecr.region)
+            if not ecr.endpoint and not (settings.dry_run and settings.dry_pull):
+                registry = await cls._discover(keychain, ecr.account_id, registry)
+            keychain.target_registry = registry
+            yield cls(
+                settings,
+                registry,
+                keychain,
+                lambda transport: EcrTarget(transport, registry, aws=aws, settings=wanted),
+            )
+
+    @staticmethod
+    async def _discover(keychain: object, account: str, derived: str) -> str:
+        try:
+            registry: str = await keychain.discover(account)  # type: ignore[attr-defined] # imported on demand
+        except CopycatError as error:
+            # every image will say it again; what runs must be seen all the same
+            _log.error("aws does not tell the registry's host", error=str(error), using=derived)
+            return derived
+        return registry
+
+
+def _credentials(settings: Settings) -> list[CredentialRule]:
+    return [
+        CredentialRule(
+            registry=entry.registry,
+            aliases=entry.registry_aliases,
+            username=entry.username,
+            password=entry.password.get_secret_value(),
+            token=entry.token.get_secret_value(),
+            username_env=entry.username_env,
+            password_env=entry.password_env,
+            token_env=entry.token_env,
+            username_file=entry.username_file,
+            password_file=entry.password_file,
+            token_file=entry.token_file,
+            namespaces=frozenset(entry.namespaces),
+            source=f"registryCredentials[{index}]",
+        )
+        for index, entry in enumerate(settings.registry_credentials)
+    ]
+
+
+def _hosts(settings: Settings) -> dict[str, HostConfig]:
+    hosts = {
+        entry.host: HostConfig(
+            host=entry.host,
+            endpoints=entry.endpoints,
+            insecure=entry.insecure or entry.host in settings.insecure_hosts,
+            ca_file=entry.ca_file,
+            client_cert_file=entry.client_cert_file,
+            client_key_file=entry.client_key_file,
+            concurrency=entry.concurrency,
+        )
+        for entry in settings.registries
+    }
+    for host in settings.insecure_hosts:
+        hosts.setdefault(host, HostConfig(host=host, insecure=True))
+    return hosts
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        digest_pull=settings.digest_pull,
+        digest_pull_ignored_tags=frozenset(settings.digest_pull_ignored_tags),
+        allow_different_digest_repush=settings.allow_different_digest_repush,
+        overwrite_foreign_tags=settings.overwrite_foreign_tags,
+        ignore_missing_platforms=_platforms(settings.ignore_missing_platforms),
+        dry_run=settings.dry_run,
+        dry_pull=settings.dry_pull,
+    )
+
+
+def _platforms(texts: tuple[str, ...]) -> frozenset[Platform]:
+    return frozenset(Platform.parse(text) for text in texts)
+
+
+def platforms_of(settings: Settings) -> Platforms:
+    """Which platforms are wanted."""
+    return Platforms(
+        mirror=_platforms(settings.mirror_platforms), check_nodes=settings.check_node_platform
+    )
+
+
+def selection_of(settings: Settings) -> Selection:
+    """Which workloads and registries are wanted."""
+    return Selection(
+        include_namespaces=settings.include_namespaces,
+        skip_namespaces=settings.skip_namespaces,
+        skip_names=settings.skip_names.by_resource(),
+        exclude_registries=settings.exclude_registries,
+        allowed_registries=settings.allowed_registries,
+    )
