@@ -306,27 +306,15 @@ class Repository:
         if from_repository in endpoint.no_mount:
             return False
         digest = descriptor.digest
-        source = endpoint.repository(from_repository)
         place = self._place("blob", digest, writing=True)
-        reply = await self._transport.fetch(
-            self.registry,
-            Call(
-                method="POST",
-                repository=self.name,
-                path=f"blobs/uploads/?mount={digest.algorithm}%3A{digest.hex}&from={source.replace('/', '%2F')}",
-                place=place,
-                # A token of its own: registries that cannot see the source refuse it (harbor#17097).
-                login=Login(
-                    repository=self.name,
-                    actions=self._actions,
-                    access=self._access,
-                    side=self._side,
-                    also=(from_repository,),
-                ),
-                headers={"Content-Length": "0"},
-                accept=_MOUNT_REFUSALS,
-            ),
-        )
+        try:
+            reply = await self._transport.fetch(
+                self.registry, self._mount_call(place, digest, from_repository)
+            )
+        except Unauthorized:
+            # No token for both repositories: Docker Hub, Harbor (go-containerregistry#1679, harbor#17097).
+            endpoint.no_mount.add(from_repository)
+            return False
         if reply.status == 201:
             return True
         if reply.status == 202:
@@ -334,6 +322,26 @@ class Repository:
         elif reply.status != 404:
             endpoint.no_mount.add(from_repository)
         return False
+
+    def _mount_call(self, place: Place, digest: Digest, from_repository: str) -> Call:
+        source = self._transport.endpoint(self.registry).repository(from_repository)
+        query = f"mount={digest.algorithm}%3A{digest.hex}&from={source.replace('/', '%2F')}"
+        return Call(
+            method="POST",
+            repository=self.name,
+            path=f"blobs/uploads/?{query}",
+            place=place,
+            # A login of its own: its token would not be one for this repository alone.
+            login=Login(
+                repository=self.name,
+                actions=self._actions,
+                access=self._access,
+                side=self._side,
+                also=(from_repository,),
+            ),
+            headers={"Content-Length": "0"},
+            accept=_MOUNT_REFUSALS,
+        )
 
     async def upload_blob(
         self,

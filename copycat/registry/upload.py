@@ -203,6 +203,10 @@ class Upload:
                 if attempts >= ATTEMPTS or (failure.error.retry_after or 0) > GATE_PATIENCE:
                     raise failure.error from failure.error.__cause__
                 await self._pause(failure, attempts)
+            except CopycatError:
+                if self._form is not Form.WHOLE:
+                    await self._cancel()
+                raise
             else:
                 self._endpoint.form, self._endpoint.chunk = self._form, self._chunk
                 return
