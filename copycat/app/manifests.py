@@ -19,7 +19,7 @@ _BY_KIND = {row.kind: row for row in KINDS.values()}
 _DEFAULT_NAMESPACE = "default"
 
 
-def read_manifests(text: str, *, origin: str) -> list[Workload]:
+def read_manifests(text: bytes, *, origin: str) -> list[Workload]:
     """The workloads of the six kinds in a text of YAML or JSON documents; other kinds are passed over.
 
     Args: `origin` names the file in messages.

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import ssl
+import sys
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TextIO
 
 import anyio
 from aiohttp.abc import AbstractResolver
 
 import copycat
+from copycat.app.manifests import read_manifests
 from copycat.app.wiring import Engine, open_engine, platforms_of, selection_of
 from copycat.config.settings import Settings
 from copycat.controller.controller import Controller, Intervals
 from copycat.controller.inventory import EXTRA, Inventory
-from copycat.kube.workload import ContainerImage, Workload
+from copycat.kube.client import KubeClient, open_api
+from copycat.kube.informer import Informer
+from copycat.kube.kinds import KINDS
+from copycat.kube.workload import ContainerImage, Workload, project
 from copycat.metrics import Metrics
 from copycat.mirror.ledger import Ledger
 from copycat.mirror.request import MirrorRequest, MirrorResult
-from copycat.progress import Outcome, Reporter
+from copycat.progress import Lines, Outcome, Reporter
 
-__all__ = ["GOOD", "mirror", "workload_of"]
+__all__ = ["GOOD", "mirror", "plan", "workload_of"]
 
 #: Images worked on at a time.
 WORKERS = 12
@@ -82,33 +87,101 @@ class _Watcher:
 
 async def mirror(
     settings: Settings,
+    *,
     references: Sequence[str],
+    manifests: Sequence[bytes],
+    reporter: Reporter,
+    resolver: AbstractResolver | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> bool:
+    """Copy what is named, and what the manifests use; whether all of it is at the target as asked.
+
+    Args:
+        references: images by name; workload placeholders of the prefix vanish.
+        manifests: texts of YAML or JSON; the configuration's selection applies to their workloads.
+        resolver, ssl_context: for tests.
+
+    Raises:
+        ConfigError: a manifest cannot be read.
+    """
+    workloads = [workload_of(r) for r in references]
+    for number, text in enumerate(manifests, 1):
+        workloads += read_manifests(text, origin=f"manifest {number}")
+    return await _once(settings, workloads, reporter, resolver=resolver, ssl_context=ssl_context)
+
+
+async def plan(
+    settings: Settings,
+    *,
+    manifests: Sequence[bytes] | None,
+    kubeconfig: str | None,
+    context: str | None,
+    out: TextIO | None = None,
+) -> bool:
+    """Print for each image what `copycat run` would do; touch nothing. Whether nothing stands in the way.
+
+    Args: `manifests` None: what the cluster runs now.
+    """
+    dry = settings.model_copy(update={"dry_run": True})
+    if manifests is None:
+        async with open_api(kubeconfig, context) as client:
+            workloads = await _cluster(settings, client)
+    else:
+        workloads = [
+            w for n, m in enumerate(manifests, 1) for w in read_manifests(m, origin=f"manifest {n}")
+        ]
+    workloads += [workload_of(r) for r in settings.extra_images]
+    return await _once(dry, workloads, Lines(out or sys.stdout))
+
+
+async def _cluster(settings: Settings, client: KubeClient) -> list[Workload]:
+    """Every workload that is watched, listed once."""
+    namespaces = selection_of(settings).literal_namespaces()
+    metrics = Metrics(version=copycat.__version__)
+    informers = [
+        Informer(
+            client,
+            resource=resource,
+            path=KINDS[resource].path(namespace),
+            project=project(KINDS[resource]),
+            on_change=lambda old, new: None,
+            metrics=metrics,
+            field_selector=KINDS[resource].field_selector,
+        )
+        for resource in settings.watch_resources
+        for namespace in (namespaces if namespaces is not None else ("",))
+    ]
+    async with anyio.create_task_group() as tasks:
+        for informer in informers:
+            tasks.start_soon(informer.run)
+        for informer in informers:
+            await informer.wait_settled()
+        tasks.cancel_scope.cancel()
+    return [w for informer in informers for w in informer.store.values()]
+
+
+async def _once(
+    settings: Settings,
     workloads: Sequence[Workload],
     reporter: Reporter,
     *,
     resolver: AbstractResolver | None = None,
     ssl_context: ssl.SSLContext | None = None,
 ) -> bool:
-    """Copy what is named, and what the workloads use; whether all of it is at the target as asked.
-
-    Args:
-        references: images by name; workload placeholders of the prefix vanish.
-        workloads: from manifests; the configuration's selection applies to them.
-        resolver, ssl_context: for tests.
-    """
     metrics = Metrics(version=copycat.__version__)
-    async with open_engine(
-        settings, metrics=metrics, resolver=resolver, ssl_context=ssl_context
-    ) as engine:
-        inventory = _inventory(settings, engine)
-        for workload in [*map(workload_of, references), *workloads]:
-            inventory.observe(None, workload)
-        pending = {r for r, entry in inventory.entries.items() if not entry.verdict}
-        reporter.expect(len(inventory.entries) + len(inventory.invalid))
-        watcher = _Watcher(reporter, pending, dry=settings.dry_run or settings.dry_pull)
-        _tell_verdicts(inventory, watcher)
-        await _work(settings, engine, inventory, watcher)
-        return watcher.all_good
+    with reporter:
+        async with open_engine(
+            settings, metrics=metrics, resolver=resolver, ssl_context=ssl_context
+        ) as engine:
+            inventory = _inventory(settings, engine)
+            for workload in workloads:
+                inventory.observe(None, workload)
+            pending = {r for r, entry in inventory.entries.items() if not entry.verdict}
+            reporter.expect(len(inventory.entries) + len(inventory.invalid))
+            watcher = _Watcher(reporter, pending, dry=settings.dry_run or settings.dry_pull)
+            _tell_verdicts(inventory, watcher)
+            await _work(settings, engine, inventory, watcher)
+            return watcher.all_good
 
 
 def _inventory(settings: Settings, engine: Engine) -> Inventory:

@@ -56,8 +56,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 async def run(
     settings: Settings,
     *,
-    kubeconfig: str = "",
-    context: str = "",
+    kubeconfig: str | None = None,
+    context: str | None = None,
     environ: Mapping[str, str] = os.environ,
     resolver: AbstractResolver | None = None,
     ssl_context: ssl.SSLContext | None = None,
@@ -76,13 +76,11 @@ async def run(
     """
     resources = [*settings.watch_resources, *(["nodes"] if settings.check_node_platform else [])]
     metrics = Metrics(version=copycat.__version__, resources=resources)
-    for warning in settings.warnings:
-        _log.warning("configuration", warning=warning)
     async with (
         open_engine(
             settings, metrics=metrics, resolver=resolver, ssl_context=ssl_context
         ) as engine,
-        open_api(kubeconfig or None, context or None, environ=environ) as client,
+        open_api(kubeconfig, context, environ=environ) as client,
     ):
         program = Program(settings, engine=engine, client=client, environ=environ)
         await program.run(started=started)
@@ -148,6 +146,15 @@ class Program:
     def stop(self) -> None:
         """Begin the shutdown; `run` returns when it is over."""
         self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the shutdown has begun."""
+        return self._stop.is_set()
+
+    async def wait_stopping(self) -> None:
+        """Wait until the shutdown begins."""
+        await self._stop.wait()
 
     async def run(self, *, started: Callable[[Program], None] = lambda program: None) -> None:
         """Serve and work until `stop`, SIGTERM or SIGINT."""
