@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 
-from copycat.errors import Denied, NotFound, RegistryError, Unsupported, UploadRejected
+from copycat.errors import Denied, NotFound, RegistryError, UploadRejected
 
 __all__ = ["explained", "repository_missing"]
 
 _ACTION = re.compile(r"not authorized to perform:? (ecr:\w+)")
-_EMPTY = re.compile(r"EmptyUpload|does not have any parts", re.IGNORECASE)
 _IMMUTABLE = re.compile(r"\bimmutable\b", re.IGNORECASE)
 _TAG_LIMIT = re.compile(r"tags? per image|number of tags", re.IGNORECASE)
 
@@ -56,10 +55,6 @@ def _verdict(text: str, repository: str) -> tuple[type[RegistryError] | None, st
             "(ecr.mutabilityExclusions, for repositories that are made from then on)"
         )
         return UploadRejected, "tag_immutable", message
-
-    if _EMPTY.search(text):
-        message = f"ECR cannot hold an empty blob, and an image for {repository} has one"
-        return Unsupported, "empty_blob", message
 
     if _TAG_LIMIT.search(text):
         message = (

@@ -34,9 +34,11 @@ class FakeAws:
         self.session_life = 3600
         self.settings = {"BLOB_MOUNTING": "ENABLED"}
         self.archived: set[str] = set()
-        self.missing: set[str] = set()
+        self.available: Callable[[str], bool] = lambda _digest: True
         self.hold: anyio.Event | None = None
         self.token: str | None = None
+        self.on_password: Callable[[str], None] = lambda _password: None
+        self.repositories: set[str] = set()
         self._refusals: dict[str, list[tuple[int, str, str]]] = {}
         self.url = ""
 
@@ -107,7 +109,9 @@ class FakeAws:
 
     def _token(self, name: str) -> dict[str, object]:
         number = self.calls[name]
-        token = self.token or base64.b64encode(f"AWS:password-{number}".encode()).decode()
+        password = f"password-{number}"
+        token = self.token or base64.b64encode(f"AWS:{password}".encode()).decode()
+        self.on_password(password)
         return {"authorizationToken": token, "expiresAt": self.now() + self.life}
 
     def _GetAuthorizationToken(self, body: dict[str, object]) -> web.Response:  # noqa: N802 - the operation's name
@@ -118,6 +122,7 @@ class FakeAws:
         return web.json_response({"authorizationData": self._token("PublicGetAuthorizationToken")})
 
     def _CreateRepository(self, body: dict[str, object]) -> web.Response:  # noqa: N802 - the operation's name
+        self.repositories.add(str(body["repositoryName"]))
         return web.json_response({"repository": {"repositoryName": body["repositoryName"]}})
 
     def _PutLifecyclePolicy(self, body: dict[str, object]) -> web.Response:  # noqa: N802 - the operation's name
@@ -134,7 +139,7 @@ class FakeAws:
             if digest in self.archived:
                 return "ARCHIVED"
 
-            return "UNAVAILABLE" if digest in self.missing else "AVAILABLE"
+            return "AVAILABLE" if self.available(digest) else "UNAVAILABLE"
 
         layers = [
             {"layerDigest": digest, "layerAvailability": state(digest)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from copycat.errors import Denied, NotFound, RegistryError, Unsupported, UploadRejected
+from copycat.errors import Denied, NotFound, RegistryError, UploadRejected
 from copycat.registry.ecr.answers import explained, repository_missing
 
 
@@ -24,13 +24,6 @@ from copycat.registry.ecr.answers import explained, repository_missing
             "tag_immutable",
             "allowDifferentDigestRepush",
             id="immutable",
-        ),
-        pytest.param(
-            "EmptyUploadException: the upload does not have any parts",
-            Unsupported,
-            "empty_blob",
-            "cannot hold an empty blob",
-            id="empty-blob",
         ),
         pytest.param(
             "The maximum number of tags has been reached",

@@ -301,7 +301,7 @@ async def test_known_blobs(aws: Aws, fake: FakeAws, make: Make) -> None:
     """250 blobs need three requests; archived ones and those not there are not known."""
     wanted = digests(250)
     fake.archived = {str(wanted[0])}
-    fake.missing = {str(wanted[1])}
+    fake.available = lambda digest: digest != str(wanted[1])
     known = await make(aws).known_blobs("mirror/app", wanted)
 
     assert known == set(wanted[2:])
