@@ -18,7 +18,7 @@ import aiohttp
 import anyio.to_thread
 import msgspec
 
-from copycat.errors import Unauthorized, Unavailable, printable
+from copycat.errors import RegistryError, Side, Unauthorized, Unavailable, printable
 from copycat.registry.keychain import Access, Credentials
 from copycat.registry.renewable import Issued, Renewable
 
@@ -60,11 +60,13 @@ class GoogleKeychain:
         session: aiohttp.ClientSession,
         *,
         hosts: Collection[str],
+        side: Side = "source",
         environ: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Args: `session` belongs to the caller; the clock tells Unix time."""
+        """Args: `session` belongs to the caller; `side` is what errors say; the clock tells Unix time."""
         self._session = session
+        self._side = side
         self._hosts = frozenset(hosts)
         host = environ.get("GCE_METADATA_HOST", "metadata.google.internal")
         self._url = f"http://{host}/computeMetadata/v1/instance/service-accounts/default/token"
@@ -75,7 +77,10 @@ class GoogleKeychain:
     ) -> Sequence[Credentials]:
         """The login for one of our hosts. Raises: Unauthorized, Unavailable."""
         del repository, access
-        return (await self._login.get(),) if registry in self._hosts else ()
+        if registry not in self._hosts:
+            return ()
+
+        return (await _credentials(self._login, registry, self._side),)
 
     def expired(self, registry: str, credentials: Credentials) -> None:
         """The registry says that these are too old."""
@@ -111,12 +116,14 @@ class AzureKeychain:
         session: aiohttp.ClientSession,
         *,
         hosts: Collection[str],
+        side: Side = "source",
         environ: Mapping[str, str] = os.environ,
         metadata: str = "http://169.254.169.254",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Args: `session` belongs to the caller; `metadata` is the address of the instance metadata service; the clock tells Unix time."""
+        """Args: `session` belongs to the caller; `side` is what errors say; `metadata` is the address of the instance metadata service; the clock tells Unix time."""
         self._session = session
+        self._side = side
         self._environ = environ
         self._metadata = metadata
         self._clock = clock
@@ -128,7 +135,7 @@ class AzureKeychain:
         """The login for one of our hosts. Raises: Unauthorized, Unavailable."""
         del repository, access
         login = self._logins.get(registry)
-        return (await login.get(),) if login is not None else ()
+        return (await _credentials(login, registry, self._side),) if login is not None else ()
 
     def expired(self, registry: str, credentials: Credentials) -> None:
         """The registry says that these are too old."""
@@ -214,6 +221,14 @@ class AzureKeychain:
                 "client_assertion": assertion.strip(),
             },
         )
+
+
+async def _credentials(login: Renewable, registry: str, side: Side) -> Credentials:
+    try:
+        return await login.get()
+    except RegistryError as error:
+        error.registry, error.side = registry, side
+        raise
 
 
 async def _ask(

@@ -15,7 +15,7 @@ import trustme
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from copycat.errors import Unauthorized, Unavailable
+from copycat.errors import RegistryError, Unauthorized, Unavailable
 from copycat.registry.cloud import AzureKeychain, GoogleKeychain
 from copycat.registry.keychain import ANONYMOUS, Credentials, Keychain
 
@@ -311,8 +311,11 @@ async def test_google_refuses(
 ) -> None:
     """What the metadata server says instead of a token becomes an error with a remedy; its text is not shown."""
     clouds.answers[GOOGLE_PATH] = answer()
-    with pytest.raises(kind, match=text):
+    with pytest.raises(kind, match=text) as caught:
         await login(google, GAR)
+
+    assert isinstance(caught.value, RegistryError)
+    assert (caught.value.side, caught.value.registry) == ("source", GAR)
 
 
 async def test_nobody_there(session: aiohttp.ClientSession, free_tcp_port: int) -> None:
