@@ -168,6 +168,7 @@ class _Ecr:
         from copycat.registry.ecr.aws import Aws
         from copycat.registry.ecr.hosts import derived_host
         from copycat.registry.ecr.keychain import EcrKeychain
+        from copycat.registry.ecr.lifecycle import lifecycle_warnings
         from copycat.registry.ecr.settings import EcrSettings
         from copycat.registry.ecr.target import EcrTarget
 
@@ -186,6 +187,8 @@ class _Ecr:
         )
         if problems := wanted.problems():
             raise ConfigError(*problems)
+        for warning in lifecycle_warnings(ecr.lifecycle_policy) if ecr.lifecycle_policy else ():
+            _log.warning("lifecycle policy", warning=warning)
         async with (
             Aws(region=ecr.region, role_arn=ecr.assume_role_arn) as aws,
             Aws(region=ecr.region) as sources,

@@ -301,3 +301,10 @@ class ChainKeychain:
             for credentials in await keychain.resolve(registry, repository, access):
                 found.setdefault(credentials.key, credentials)
         return list(found.values())
+
+    def expired(self, registry: str, credentials: Credentials) -> None:
+        """Tell those that can make credentials anew that these have expired."""
+        for keychain in self._keychains:
+            told = getattr(keychain, "expired", None)
+            if told is not None:
+                told(registry, credentials)
