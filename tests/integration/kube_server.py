@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests.integration.net import free_ports
 from tests.integration.process import end, spawn
@@ -27,6 +27,15 @@ __all__ = ["KubeServer"]
 
 #: Seconds until a server must answer; a loaded machine of two cores needs about ten.
 READY = 120.0
+
+#: What ServiceAccounts ask for, so that a test can compare it with what they were granted.
+_AUDIT_POLICY = """\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - {level: Metadata, userGroups: [system:serviceaccounts]}
+"""
 
 _SERVER_EXTENSIONS = """\
 subjectAltName=IP:127.0.0.1,IP:10.0.0.1,DNS:localhost,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc
@@ -66,6 +75,7 @@ class KubeServer:
         self.certs = self.directory / "certs"
         self.ca_file = self.certs / "ca.crt"
         self.kubeconfig = self.directory / "kubeconfig"
+        self._audit = self.directory / "audit.log"
         self.token = secrets.token_hex(16)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -91,6 +101,11 @@ class KubeServer:
             end(self._processes.pop(name))
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def audited(self, user: str) -> list[dict[str, Any]]:
+        """The audit events of one user: what was asked, and the answer's status."""
+        events = [json.loads(line) for line in self._audit.read_text().splitlines()]
+        return [event for event in events if event["user"]["username"] == user]
+
     def restart_apiserver(self, *, down: float = 0.0) -> None:
         """Kills kube-apiserver and starts it anew on the same port, after `down` seconds."""
         process = self._processes.pop("kube-apiserver")
@@ -108,6 +123,7 @@ class KubeServer:
         tokens = self.directory / "tokens.csv"
         tokens.write_text(line)
         tokens.chmod(0o600)
+        (self.directory / "audit.yaml").write_text(_AUDIT_POLICY)
         client, peer, self._port = free_ports(3)
         self._etcd = f"http://127.0.0.1:{client}"
         self._start_etcd(f"http://127.0.0.1:{peer}")
@@ -154,6 +170,8 @@ class KubeServer:
             f"--service-account-key-file={self.certs / 'sa.pub'}",
             f"--service-account-signing-key-file={self.certs / 'sa.key'}",
             "--profiling=false",
+            f"--audit-policy-file={self.directory / 'audit.yaml'}",
+            f"--audit-log-path={self._audit}",
             # Without it an open watch holds the shutdown for up to a minute.
             "--shutdown-watch-termination-grace-period=200ms",
             *plugins,

@@ -271,3 +271,8 @@ class Copycat:
         """Looks at everything anew; the answer."""
         answer: dict[str, Any] = get_json(f"{self.admin}/force-reconcile", method="POST")
         return answer
+
+    def reset_cooldown(self) -> dict[str, Any]:
+        """Forgets cool-downs; the answer."""
+        answer: dict[str, Any] = get_json(f"{self.admin}/reset-cooldown", method="POST")
+        return answer

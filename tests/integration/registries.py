@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 import subprocess
 import time
@@ -17,7 +15,10 @@ import yaml
 from tests.integration.net import free_port, get
 from tests.integration.process import end, run, spawn
 
-__all__ = ["DockerRegistry", "Request"]
+__all__ = ["ONE_USER", "DockerRegistry", "Request"]
+
+#: User `somebody`, password `a-password`.
+ONE_USER = "somebody:$2b$05$7JI0ULPIyApf2zyrBGBxouX8KbvlsFIjS4C/D9AGHiNCPr1xepc0C"
 
 _ACCESS = re.compile(r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/[\d.]+" (?P<status>\d{3}) ')
 
@@ -53,8 +54,7 @@ class DockerRegistry:
     Args:
         directory: where configuration, storage and log go.
         tls: certificate and key files; plain HTTP without.
-        login: user name and password (htpasswd made by openssl cannot do bcrypt, so it is given as a line).
-        htpasswd: the line of an htpasswd file, bcrypt, for one user.
+        htpasswd: the line of an htpasswd file (bcrypt) for one user: nobody else may enter.
     """
 
     def __init__(
@@ -172,15 +172,3 @@ class DockerRegistry:
             return get(f"http://{self.address}/v2/")[0] in (200, 401)
         except (OSError, AssertionError):
             return False
-
-
-def basic(username: str, password: str) -> str:
-    """The value of an Authorization header."""
-    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
-
-
-def decoded(raw: bytes) -> dict[str, Any]:
-    """A manifest as a mapping."""
-    value = json.loads(raw)
-    assert isinstance(value, dict)
-    return value
