@@ -124,7 +124,7 @@ def _tls_context(connection: Connection) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     elif connection.ca:
-        context.load_verify_locations(cadata=connection.ca.decode(errors="replace"))
+        context.load_verify_locations(cadata=connection.ca.decode("ascii", errors="ignore"))
     elif connection.url.startswith("https:"):
         context.load_default_certs()
     if connection.certificate:

@@ -25,7 +25,7 @@ _PATH = re.compile(
 )
 _NAMESPACES = re.compile(r"^/api/v1/namespaces(?:/(?P<name>[^/]+))?$")
 _PATCHES = frozenset({"application/merge-patch+json", "application/strategic-merge-patch+json"})
-_LIST_FAULTS = frozenset({Fault.LIST_429, Fault.LIST_500, Fault.LIST_ABORT})
+_LIST_FAULTS = frozenset({Fault.LIST_429, Fault.LIST_500, Fault.LIST_ABORT, Fault.LIST_HTML})
 #: Groups that serve a plural under a second name.
 _ALIASES = {("events.k8s.io", "events")}
 
@@ -96,6 +96,10 @@ class Handler:
         collection = self.store[_route(request.path, entry)]
         entry.verb = _verb(request, entry.name)
         self.access.check(entry.verb, entry.resource, entry.namespace, entry.name)
+        if entry.verb in {"create", "update", "patch", "delete"}:
+            self._conflict(entry)
+        elif entry.verb == "get" and self.faults.take({Fault.NO_JSON}, entry.resource):
+            return web.Response(text="<h1>Log in</h1>")
         match entry.verb:
             case "watch":
                 return await self._watch(request, collection, entry)
@@ -105,6 +109,10 @@ class Handler:
                 return await self._create(request, collection, entry)
             case _:
                 return await self._one(request, collection, entry)
+
+    def _conflict(self, entry: Request) -> None:
+        if self.faults.take({Fault.CONFLICT}, entry.resource):
+            raise Refusal(409, f'Operation cannot be fulfilled on {entry.resource} "{entry.name}"')
 
     async def _review(self, request: web.Request) -> web.Response:
         review = await _body(request)
@@ -147,6 +155,8 @@ class Handler:
                 raise Refusal(429, "too many requests", headers={"Retry-After": "1"})
             case Fault.LIST_500:
                 raise Refusal(500, "etcdserver: request timed out")
+            case Fault.LIST_HTML:  # as a proxy between says it
+                return web.Response(status=502, text="<h1>Bad gateway</h1>")
             case Fault.LIST_ABORT if request.transport is not None:
                 request.transport.abort()
             case _:

@@ -88,7 +88,11 @@ class Fault(StrEnum):
     LIST_429 = "list429"
     LIST_500 = "list500"
     LIST_ABORT = "list_abort"
+    LIST_HTML = "list_html"
     CONTINUE_410 = "continue410"
+    #: Answers to a request for one object.
+    CONFLICT = "conflict"
+    NO_JSON = "no_json"
 
 
 class Faults:
