@@ -205,7 +205,9 @@ class Exchange:
         Raises:
             Answered, Aborted: by the fault of the phase.
         """
-        fault = self.fault if Phase.UPLOAD_BODY in self.entry.phases else None
+        fault = self.fault
+        if fault is not None and fault.phase is not Phase.UPLOAD_BODY:
+            fault = None
         if fault is None or all(
             at is None for at in (fault.cut_at, fault.stall_at, fault.answer_at)
         ):

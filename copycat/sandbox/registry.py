@@ -71,8 +71,8 @@ class Registry:
         """Nothing is opened yet.
 
         Args:
-            auth: "none", "basic" or "token"; the profile's by default if a password is given or anonymous
-                access is allowed, else none.
+            auth: "none", "basic" or "token". By default none; if a password is given or anonymous access is
+                allowed, the profile's, or "basic" where it has none.
             username, password: the one account; more with `authority.set_password`.
             anonymous: without credentials one may pull (with "token": by an anonymous token).
             allow: (user, repository, action) → may it.
@@ -84,7 +84,7 @@ class Registry:
         """
         row = profile_of(profile)
         if auth is None:
-            auth = row.auth if password or anonymous else "none"
+            auth = _default_auth(row, asked=bool(password) or anonymous)
         self._host, self._port, self._cdn_port = host, port, 0
         self._ssl = ssl_context
         self._runners: list[web.ServerRunner] = []
@@ -308,12 +308,12 @@ class Registry:
         self.store.repositories.add(name)
 
     def has(self, repository: str, image: Image, tag: str | None = None) -> bool:
-        """The whole image is here, byte by byte, and the tag points at it."""
+        """The whole image is here, byte by byte, and the tag gives its root (tags resolve to sha256, whatever the root was pushed by)."""
         blobs, manifests = self.blobs.get(repository, {}), self.manifests.get(repository, {})
         return (
             all(blobs.get(digest) == data for digest, data in image.blobs.items())
             and all(manifests.get(m.digest) == m for m in image.manifests)
-            and (tag is None or self.tags[repository].get(tag) == image.digest)
+            and (tag is None or _data(self.store.manifest(repository, tag)) == image.data)
         )
 
     async def wait_for(self, predicate: Callable[[Request], bool], *, count: int = 1) -> Request:
@@ -411,6 +411,16 @@ class Registry:
             return await self._pulls.manifest(x)
         data = self.store.blob(x.repository, x.reference)
         return refusal(404) if data is None else ranged(x, data, {})
+
+
+def _data(manifest: StoredManifest | None) -> bytes:
+    return b"" if manifest is None else manifest.data
+
+
+def _default_auth(row: Profile, *, asked: bool) -> Auth:
+    if not asked:
+        return "none"
+    return "basic" if row.auth == "none" else row.auth
 
 
 async def _pong(_x: Exchange) -> Reply:

@@ -58,6 +58,10 @@ class Driver:
         """One request; a path or a whole URL, sent byte by byte as given; redirects are not followed."""
         url = path if "://" in path else self.registry.url + path
         own = {"Authorization": self.authorization} if self.authorization else {}
+        if isinstance(data, bytes):
+            # As a stream, for aiohttp would send bytes again by itself after a reset.
+            own["Content-Length"] = str(len(data))
+            data = _stream(data) if data else None
         async with self.session.request(
             method,
             URL(url, encoded=True),
@@ -84,9 +88,7 @@ class Driver:
         """PUT of a whole blob, of a last chunk, or of nothing."""
         kind = OCTETS if data else {}
         url = f"{location}{'&' if '?' in location else '?'}digest={digest.replace(':', '%3A')}"
-        return await self.call(
-            "PUT", url, {**kind, "Content-Length": str(len(data)), **headers}, data
-        )
+        return await self.call("PUT", url, {**kind, **headers}, data)
 
     async def patch(self, location: str, data: bytes, span: str = "") -> Answer:
         """PATCH with a Content-Range, or without."""
@@ -117,6 +119,11 @@ class Driver:
         assert (
             await self.put_manifest(repository, tag, image.data, image.media_type)
         ).status == 201
+
+
+async def _stream(data: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(data), 65536):
+        yield data[at : at + 65536]
 
 
 @asynccontextmanager
