@@ -243,14 +243,11 @@ class Exchange:
     ) -> None:
         """Starts with the candidate that was accepted last."""
         self._owner, self._endpoint, self._login, self._margin = owner, endpoint, login, margin
-        self._use(candidates)
-        self._renewed = False
-        self._sent: str | None = None
-
-    def _use(self, candidates: Sequence[Credentials]) -> None:
         self._candidates = candidates
         self._keys = tuple(c.key for c in candidates)
-        self._index = self._login.start.get(self._keys, 0)
+        self._index = login.start.get(self._keys, 0)
+        self._renewed = False
+        self._sent: str | None = None
 
     @property
     def credentials(self) -> Credentials | None:
@@ -354,7 +351,11 @@ class Exchange:
         self._renewed = True
         credentials = self.credentials
         if credentials is not None and self._owner.expired(self._endpoint, credentials):
-            self._use(await self._owner.candidates(self._endpoint, self._login))
+            fresh = await self._owner.candidates(self._endpoint, self._login)
+            if len(fresh) != len(self._candidates):
+                return False
+            # The same place in the list: whoever was refused before stays refused.
+            self._candidates, self._keys = fresh, tuple(c.key for c in fresh)
         sent = self._sent or ""
         if not sent.startswith("Bearer ") or (
             credentials and sent == f"Bearer {credentials.token}"

@@ -98,8 +98,8 @@ def endpoint(
 
 
 def _split(text: str) -> tuple[str, str, str]:
-    match = re.fullmatch(r"(?:(https?)://)?([^/]+)/*(.*?)/*", text)
+    match = re.fullmatch(r"(?:(https?)://)?([^/]*[^/:])(?:/+(.*?))?/*", text)
     if match is None:
         raise ValueError(f"{text!r} is no endpoint: write host[:port][/prefix]")
     host = match[2].lower()
-    return match[1] or "", _API_HOST.get(host, host), re.sub(r"^v2(/|$)", "", match[3])
+    return match[1] or "", _API_HOST.get(host, host), re.sub(r"^v2(/|$)", "", match[3] or "")

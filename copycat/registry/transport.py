@@ -385,7 +385,6 @@ class Transport:
         breaker.probing = True
         try:
             await self._ping(endpoint, call.place)
-            breaker.success()
         finally:
             breaker.probing = False
 
@@ -421,6 +420,7 @@ class Transport:
             if reply.status in TRANSIENT:
                 raise self._error(endpoint, ping, reply)
         endpoint.scheme = scheme
+        endpoint.limits.breaker.success()  # a try at TLS before is no failure
         # Any other answer is as good as "no challenge yet": a 401 later brings its own.
         endpoint.challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))
 

@@ -16,7 +16,7 @@ from copycat.metrics import Metrics
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import Descriptor
 from copycat.registry.hosts import HostConfig, HostPolicy, Proxies
-from copycat.registry.keychain import Access, Credentials
+from copycat.registry.keychain import Access, Credentials, Keychain
 from copycat.registry.limits import RetryPolicy
 from copycat.registry.repository import Repository
 from copycat.registry.transport import Transport
@@ -74,7 +74,7 @@ class World:
 
     transport: Transport
     metrics: Metrics
-    keys: Keys
+    keys: Keychain
 
     def source(
         self, registry: str, name: str = "team/app", *, access: Access | None = None
@@ -93,7 +93,7 @@ class World:
 
 @asynccontextmanager
 async def world(
-    *registries: str, keys: Keys | None = None, **options: Unpack[Options]
+    *registries: str, keys: Keychain | None = None, **options: Unpack[Options]
 ) -> AsyncIterator[World]:
     """A transport for loopback: the machine is named, and every registry given may be plain HTTP."""
     metrics, keys = Metrics(version="test"), keys or Keys()

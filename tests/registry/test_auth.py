@@ -22,7 +22,7 @@ from copycat.errors import (
 )
 from copycat.registry.auth import CACHE_SIZE
 from copycat.registry.hosts import HostPolicy
-from copycat.registry.keychain import Access, Credentials
+from copycat.registry.keychain import Access, ChainKeychain, Credentials
 from copycat.sandbox.ledger import Phase
 from copycat.sandbox.profiles import PROFILES
 from copycat.sandbox.registry import Registry
@@ -107,7 +107,7 @@ async def test_expired_token(status: str) -> None:
     profile = next(
         p.name
         for p in PROFILES.values()
-        if p.expired == status and p.auth != "basic" or p.name == "ecr" and status == "403"
+        if p.expired == status and (p.auth != "basic" or p.name == "ecr")
     )
     async with guarded("token", profile=profile) as a, world(a.address, keys=Keys(RIGHT)) as here:
         source = here.source(a.address)
@@ -125,7 +125,7 @@ async def test_refused_for_good(auth: str) -> None:
     async with guarded(auth) as a, world(a.address, keys=Keys(RIGHT)) as here:
         a.fail(Phase.GET_MANIFEST, status=401, times=None)
         with pytest.raises(
-            Unauthorized, match="missing or we have no access.*registryCredentials"
+            Unauthorized, match=r"missing or we have no access.*registryCredentials"
         ) as caught:
             await here.source(a.address).get_manifest("1.0")
 
@@ -372,6 +372,32 @@ async def test_made_anew_in_vain(status: int) -> None:
 
         assert keys.calls == 1
         assert len(script.targets()) == 2
+
+
+@pytest.mark.parametrize("auth", ["basic", "token"])
+@pytest.mark.parametrize("status", [401, 403])
+async def test_several_candidates_and_a_chain(auth: str, status: int) -> None:
+    """A keychain that could renew, and has nothing new, does not send us in circles."""
+    keys = ChainKeychain(Keys(WRONG, RIGHT), Renewed(WRONG))
+    async with guarded(auth) as a:
+        a.fail(Phase.GET_MANIFEST, status=status, times=None, body=b"token has expired")
+        async with world(a.address, keys=keys) as here:
+            with pytest.raises((Unauthorized, Denied)):
+                await here.source(a.address).get_manifest("1.0")
+
+        assert a.ledger.count(Phase.GET_MANIFEST) <= 6
+
+
+async def test_fewer_candidates_than_before() -> None:
+    """Credentials that vanish are not renewed."""
+
+    class Vanishing(Keys):
+        def expired(self, registry: str, credentials: Credentials) -> None:
+            self.credentials = []
+
+    async with guarded("basic") as a, world(a.address, keys=Vanishing(WRONG)) as here:
+        with pytest.raises(Unauthorized):
+            await here.source(a.address).get_manifest("1.0")
 
 
 # What token services answer

@@ -244,7 +244,7 @@ async def test_throttled_for_long() -> None:
     async with Registry() as b:
         b.fail(Phase.COMMIT, status=429, headers={"Retry-After": "120"})
         async with world(b.address) as here:
-            with pytest.raises(Exception, match="left alone|patience") as caught:
+            with pytest.raises(Exception, match=r"left alone|patience") as caught:
                 await here.target(b.address).upload_blob(blob(LARGE), sent(LARGE))
 
     assert getattr(caught.value, "retry_after", 0) == pytest.approx(120, abs=2)

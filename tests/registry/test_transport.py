@@ -1,0 +1,824 @@
+"""The way to a registry: one ping, redirects, TLS, retries, gates, breakers, permits."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+from aiohttp import web
+from trustme import CA
+
+from copycat.errors import (
+    CopycatError,
+    HostNotAllowed,
+    NotFound,
+    RegistryError,
+    Throttled,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    Unsupported,
+)
+from copycat.metrics import Metrics
+from copycat.registry.hosts import HostConfig, HostPolicy, Proxies
+from copycat.registry.keychain import Access, Credentials
+from copycat.registry.limits import RetryPolicy
+from copycat.registry.transport import Transport
+from copycat.sandbox.ledger import Phase
+from copycat.sandbox.registry import Registry
+from tests.registry.support import Keys, Seen, World, blob, closed_port, scripted, sent, world
+from tests.registry.test_hosts import Known
+
+DATA = b"some bytes"
+
+
+async def ask(here: World, address: str, name: str = "team/app") -> None:
+    """One small request."""
+    await here.source(address, name).get_blob(blob(DATA))
+
+
+def answers(*replies: web.Response | None) -> Callable[[Seen], web.Response]:
+    """These one after the other, then (or for None) the blob."""
+    left = list(replies)
+
+    def answer(_seen: Seen) -> web.Response:
+        reply = left.pop(0) if left else None
+        return reply if reply is not None else web.Response(body=DATA)
+
+    return answer
+
+
+# Ping and scheme
+
+
+async def test_one_ping() -> None:
+    """However many ask at once, a host is pinged once."""
+    async with scripted(answers()) as script, world(script.address) as here:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(ask, here, script.address)
+
+        assert sum(s.target == "/v2/" for s in script.seen) == 1
+
+
+async def test_user_agent_and_encoding() -> None:
+    """Every request says who we are, and asks for bytes as they are."""
+    async with scripted(answers()) as script, world(script.address) as here:
+        await ask(here, script.address)
+
+        assert {s.headers["Accept-Encoding"] for s in script.seen} == {"identity"}
+        assert all(s.headers["User-Agent"].startswith("k8s-copycat/") for s in script.seen)
+        assert all("Cookie" not in s.headers for s in script.seen)
+
+
+@pytest.mark.parametrize("status", [200, 301, 404, 405])
+async def test_odd_pings(status: int) -> None:
+    """A ping that is neither 200 nor 401 says nothing about the rest."""
+
+    def answer(seen: Seen) -> web.Response:
+        return (
+            web.Response(status=status, headers={"Location": "/elsewhere"})
+            if seen.target == "/v2/"
+            else web.Response(body=DATA)
+        )
+
+    async with scripted(answer, pings=True) as script, world(script.address) as here:
+        await ask(here, script.address)
+
+        assert len(script.seen) == 2
+
+
+async def test_a_page_for_people() -> None:
+    """A ping that is answered by a huge page is a ping."""
+
+    def answer(seen: Seen) -> web.Response:
+        return (
+            web.Response(text="<html>" * 50_000)
+            if seen.target == "/v2/"
+            else web.Response(body=DATA)
+        )
+
+    async with scripted(answer, pings=True) as script, world(script.address) as here:
+        await ask(here, script.address)
+
+
+async def test_ping_is_retried() -> None:
+    """A registry that is just starting is waited for."""
+
+    pings = iter([503, 429, 200])
+
+    def answer(seen: Seen) -> web.Response:
+        return (
+            web.Response(status=next(pings)) if seen.target == "/v2/" else web.Response(body=DATA)
+        )
+
+    async with scripted(answer, pings=True) as script, world(script.address) as here:
+        await ask(here, script.address)
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> CA:
+    """An authority that nobody knows; its certificate stands in ca.pem."""
+    ca = CA()
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    return ca
+
+
+def server_context(ca: CA, *, client: bool = False) -> ssl.SSLContext:
+    """TLS for a server on loopback."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    if client:
+        context.verify_mode = ssl.CERT_REQUIRED
+        ca.configure_trust(context)
+    return context
+
+
+async def test_unknown_authority(ca: CA) -> None:
+    """A certificate that is not trusted ends it at once, with the remedy."""
+    async with scripted(answers(), tls=server_context(ca)) as script, world() as here:
+        with pytest.raises(Unavailable, match=r"not trusted.*registryCAFile") as caught:
+            await ask(here, script.address)
+
+        assert (caught.value.temporary, caught.value.reason) == (False, "certificate")
+        assert script.seen == []
+
+
+@pytest.mark.parametrize("where", ["everywhere", "host", "context"])
+async def test_own_authority(ca: CA, tmp_path: Path, where: str) -> None:
+    """An own authority is trusted beside the system's, for all or for one host."""
+    file = str(tmp_path / "ca.pem")
+    context = ssl.create_default_context(cafile=file)
+    async with scripted(answers(), tls=server_context(ca)) as script:
+        hosts = (
+            {script.address: HostConfig(host=script.address, ca_file=file)}
+            if where == "host"
+            else {}
+        )
+        options = {"ca_file": file} if where == "everywhere" else {}
+        if where == "context":
+            async with world(hosts=hosts, ssl_context=context) as here:
+                await ask(here, script.address)
+        else:
+            async with world(hosts=hosts, **options) as here:  # type: ignore[arg-type] # one of its keys
+                await ask(here, script.address)
+
+
+async def test_client_certificate(ca: CA, tmp_path: Path) -> None:
+    """A host that wants a certificate of ours gets it."""
+    client = ca.issue_cert("robot@example.com")
+    client.cert_chain_pems[0].write_to_path(str(tmp_path / "c.pem"))
+    client.private_key_pem.write_to_path(str(tmp_path / "k.pem"))
+    async with scripted(answers(), tls=server_context(ca, client=True)) as script:
+        config = HostConfig(
+            host=script.address,
+            ca_file=str(tmp_path / "ca.pem"),
+            client_cert_file=str(tmp_path / "c.pem"),
+            client_key_file=str(tmp_path / "k.pem"),
+        )
+        async with world(hosts={script.address: config}) as here:
+            await ask(here, script.address)
+
+
+async def test_insecure_tls(ca: CA) -> None:
+    """An insecure host that speaks TLS is spoken to in TLS, unverified."""
+    async with scripted(answers(), tls=server_context(ca)) as script, world(script.address) as here:
+        await ask(here, script.address)
+
+        assert here.transport.endpoint(script.address).scheme == "https"
+
+
+async def test_no_tls_without_permission() -> None:
+    """A host that is not insecure is never spoken to without TLS."""
+    async with scripted(answers()) as script, world() as here:
+        with pytest.raises(Unavailable, match="insecureRegistries"):
+            await ask(here, script.address)
+
+        assert script.seen == []
+
+
+async def test_nobody_listens() -> None:
+    """A refused connection is temporary, names the host, and was tried as often as configured."""
+    address = closed_port()
+    async with world(address) as here:
+        with pytest.raises(Unavailable, match=address) as caught:
+            await ask(here, address)
+
+        assert caught.value.temporary
+        assert (
+            here.metric("k8s_copycat_registry_retries_total", registry=address, reason="connection")
+            == 3
+        )
+
+
+async def test_silent_host() -> None:
+    """A host that does not answer is given up after requestTimeout."""
+    async with Registry() as a:
+        a.fail(Phase.PING, delay=20, times=None)
+        async with world(a.address, request_timeout=0.1, retry=RetryPolicy(attempts=1)) as here:
+            with pytest.raises(Unavailable, match="no answer in time"):
+                await ask(here, a.address)
+
+
+async def test_not_open() -> None:
+    """A transport that was not entered says so."""
+    async with world() as here:
+        transport = here.transport
+    with pytest.raises(RuntimeError, match="not open"):
+        await ask(World(transport, here.metrics, here.keys), "127.0.0.1:1")
+
+
+# Redirects
+
+
+def redirect(to: str, status: int = 307) -> web.Response:
+    """Elsewhere."""
+    return web.Response(status=status, headers={"Location": to})
+
+
+KEY = Keys(Credentials(username="u", password="pw"))
+
+
+async def test_redirect() -> None:
+    """Another origin gets the query byte by byte, and no credentials."""
+    query = "X-Sig=a%2Fb%3D%40+c&x=%7E&y=a%20b"
+    async with scripted(answers()) as cdn:
+
+        def answer(seen: Seen) -> web.Response:
+            if "Authorization" not in seen.headers:
+                return web.Response(status=401, headers={"WWW-Authenticate": "Basic"})
+            return redirect(f"{cdn.url}/bucket/key?{query}")
+
+        async with scripted(answer, pings=True) as script, world(script.address, keys=KEY) as here:
+            await ask(here, script.address)
+
+        (seen,) = cdn.seen
+        assert seen.target == f"/bucket/key?{query}"
+        assert "Authorization" not in seen.headers
+
+
+async def test_redirect_within_the_registry() -> None:
+    """The same origin keeps the login; relative Locations work."""
+
+    def answer(seen: Seen) -> web.Response:
+        if "Authorization" not in seen.headers:
+            return web.Response(status=401, headers={"WWW-Authenticate": "Basic"})
+        return web.Response(body=DATA) if seen.target == "/else" else redirect("/else", 302)
+
+    async with scripted(answer, pings=True) as script, world(script.address, keys=KEY) as here:
+        await ask(here, script.address)
+
+
+async def test_redirect_loop() -> None:
+    """Ten hops are followed, more are an error for good."""
+    async with (
+        scripted(lambda seen: redirect(seen.target)) as script,
+        world(script.address) as here,
+    ):
+        with pytest.raises(Unavailable, match="redirects more than 10 times") as caught:
+            await ask(here, script.address)
+
+        assert len(script.targets()) == 11
+        assert not caught.value.temporary
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://169.254.169.254/latest/meta-data",
+        "http://localhost/x",
+        "http://kubernetes.default.svc/api",
+        "https://10.0.0.1/x",
+    ],
+)
+async def test_redirect_to_a_forbidden_place(location: str) -> None:
+    """A redirect may lead nowhere that the configuration does not name."""
+    async with scripted(lambda _: redirect(location)) as script, world(script.address) as here:
+        with pytest.raises(HostNotAllowed):
+            await ask(here, script.address)
+
+
+async def test_no_downgrade(ca: CA, tmp_path: Path) -> None:
+    """From TLS nothing leads to plain HTTP."""
+    async with (
+        scripted(answers()) as plain,
+        scripted(lambda _: redirect(f"{plain.url}/x"), tls=server_context(ca)) as script,
+        world(ca_file=str(tmp_path / "ca.pem")) as here,
+    ):
+        with pytest.raises(HostNotAllowed, match="redirects from TLS") as caught:
+            await ask(here, script.address)
+
+        assert caught.value.reason == "downgrade"
+        assert plain.seen == []
+
+
+async def test_own_authority_of_the_storage(ca: CA, tmp_path: Path) -> None:
+    """A redirect's host is verified by its own row."""
+    async with (
+        scripted(answers(), tls=server_context(ca)) as cdn,
+        scripted(lambda _: redirect(f"{cdn.url}/x")) as script,
+    ):
+        hosts = {cdn.address: HostConfig(host=cdn.address, ca_file=str(tmp_path / "ca.pem"))}
+        async with world(script.address, hosts=hosts) as here:
+            await ask(here, script.address)
+
+
+@pytest.mark.parametrize("location", [None, "ftp://x/", "http://[::1", "mailto:x"])
+async def test_redirect_to_nowhere(location: str | None) -> None:
+    """A redirect without a usable Location is no success."""
+
+    def answer(_seen: Seen) -> web.Response:
+        return web.Response(status=307, headers={"Location": location} if location else {})
+
+    async with scripted(answer) as script, world(script.address) as here:
+        with pytest.raises(RegistryError, match="307"):
+            await ask(here, script.address)
+
+
+async def test_connect_time_filter() -> None:
+    """A public name that resolves to this machine is refused when the connection is made."""
+    metrics, policy = Metrics(version="test"), HostPolicy(named=frozenset())
+    async with Transport(
+        keychain=Keys(),
+        metrics=metrics,
+        policy=policy,
+        resolver=Known("127.0.0.1"),
+        proxies=Proxies({}),
+    ) as transport:
+        here = World(transport, metrics, Keys())
+        with pytest.raises(HostNotAllowed, match=r"resolves to 127.0.0.1"):
+            await ask(here, "evil.example")
+
+
+# Retries and errors
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 499, 500, 502, 503, 504, 520, 524])
+async def test_transient(status: int) -> None:
+    """What may pass is tried again; one extra request, and it is counted."""
+    async with (
+        scripted(answers(web.Response(status=status))) as script,
+        world(script.address) as here,
+    ):
+        await ask(here, script.address)
+
+        assert len(script.targets()) == 2
+        assert (
+            here.metric(
+                "k8s_copycat_registry_requests_total",
+                registry=script.address,
+                method="GET",
+                code=str(status),
+            )
+            == 1
+        )
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "temporary"),
+    [
+        (400, RegistryError, False),
+        (403, RegistryError, False),
+        (404, NotFound, False),
+        (405, Unsupported, False),
+        (413, TooLarge, False),
+        (418, RegistryError, False),
+        (429, Throttled, True),
+        (501, Unsupported, False),
+        (503, Unavailable, True),
+        (507, Unavailable, True),
+    ],
+)
+async def test_error_classes(status: int, error: type[RegistryError], temporary: bool) -> None:
+    """Each answer has its class, and says side, registry, reference and status."""
+
+    def answer(_seen: Seen) -> web.Response:
+        return web.json_response(
+            {"errors": [{"code": "SOME_CODE", "message": "a word"}]}, status=status
+        )
+
+    async with scripted(answer) as script, world(script.address) as here:
+        with pytest.raises(error) as caught:
+            await ask(here, script.address)
+
+    found = caught.value
+    assert type(found) is error or error is RegistryError
+    assert (found.side, found.registry, found.status, found.code) == (
+        "source",
+        script.address,
+        status,
+        "SOME_CODE",
+    )
+    assert found.temporary is temporary
+    assert found.reference.startswith(f"{script.address}/team/app@sha256:")
+    assert "a word" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        pytest.param(
+            b'{"errors":[{"code":"DENIED","message":"no\\u0007 way"}]}', "DENIED: no way", id="json"
+        ),
+        pytest.param(
+            b"<html><style>p{}</style><p>Bad   Gateway</p></html>", "418: Bad Gateway", id="html"
+        ),
+        pytest.param(b'{"details":"slow down"}', "418: slow down", id="old-hub"),
+        pytest.param(b"", "(HTTP 418)", id="empty"),
+        pytest.param(b"\xff\xfe", "418", id="bytes"),
+        pytest.param(b'{"errors":[]}', "418", id="no-errors"),
+        pytest.param(b'{"errors":["x"]}', "418", id="odd-errors"),
+        pytest.param(b'{"errors":[{"code":5,"message":{}}]}', "(HTTP 418)", id="odd-types"),
+        pytest.param(b"x" * 10_000_000, "xxx", id="huge"),
+        pytest.param(b"Bearer abcdefghijklmnop", "Bearer ***", id="secret"),
+    ],
+)
+async def test_error_texts(body: bytes, said: str) -> None:
+    """Whatever an error's body is, the message is short, printable and without secrets."""
+    async with (
+        scripted(lambda _: web.Response(status=418, body=body)) as script,
+        world(script.address) as here,
+    ):
+        with pytest.raises(RegistryError) as caught:
+            await ask(here, script.address)
+
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 800
+    assert str(caught.value).isprintable()
+
+
+async def test_not_found_in_other_words() -> None:
+    """UNKNOWN "not found" of a registry is a 404 (registry.redhat.io, Harbor)."""
+
+    def answer(_seen: Seen) -> web.Response:
+        return web.json_response(
+            {"errors": [{"code": "UNKNOWN", "message": "Not Found"}]}, status=400
+        )
+
+    async with scripted(answer) as script, world(script.address) as here:
+        with pytest.raises(NotFound):
+            await ask(here, script.address)
+
+
+async def test_throttled_by_code() -> None:
+    """TOOMANYREQUESTS is a request for patience under any status."""
+
+    def answer(_seen: Seen) -> web.Response:
+        return web.json_response({"errors": [{"code": "TOOMANYREQUESTS"}]}, status=403)
+
+    async with scripted(answer) as script, world(script.address) as here:
+        with pytest.raises(Throttled):
+            await ask(here, script.address)
+
+
+async def test_backoff() -> None:
+    """Between tries there is a jittered, doubling delay."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    bad = [web.Response(status=500) for _ in range(4)]
+    async with (
+        scripted(answers(*bad)) as script,
+        world(script.address, retry=RetryPolicy(), sleep=sleep, jitter=lambda: 0.5) as here,
+    ):
+        await ask(here, script.address)
+
+    assert slept == [0.5, 1, 2, 4]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_retry_after_holds_the_host(status: int) -> None:
+    """A Retry-After is waited for by every request of the host, and counted."""
+    now = 0.0
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        slept.append(seconds)
+        now += seconds
+
+    patience = web.Response(status=status, headers={"Retry-After": "2"})
+    async with (
+        scripted(answers(patience)) as script,
+        world(script.address, clock=lambda: now, sleep=sleep) as here,
+    ):
+        await ask(here, script.address)
+
+        assert (
+            here.metric("k8s_copycat_registry_throttled_seconds_total", registry=script.address)
+            == 2
+        )
+    assert [s for s in slept if s] == [2]
+
+
+async def test_long_patience_frees_the_worker() -> None:
+    """More than a worker's patience is an error that says how long, at once and for everybody of that host alone."""
+    patience = web.Response(status=429, headers={"Retry-After": "86400"})
+    async with scripted(answers(patience)) as script, scripted(answers()) as other:
+        async with world(script.address, other.address) as here:
+            for _ in range(2):
+                with pytest.raises(Throttled) as caught:
+                    await ask(here, script.address)
+                assert caught.value.retry_after == pytest.approx(900, abs=5)
+            await ask(here, other.address)
+
+        assert len(script.targets()) == 1
+
+
+async def test_breaker() -> None:
+    """A dead host is asked five times, then left alone; one probe finds it alive. Other hosts notice nothing."""
+    now = 0.0
+    dead = True
+
+    def answer(seen: Seen) -> web.Response:
+        if dead:
+            return web.Response(status=503)
+        return web.Response(body=b"" if seen.target == "/v2/" else DATA)
+
+    async with (
+        scripted(answer, pings=True) as script,
+        scripted(answers()) as other,
+        world(script.address, other.address, clock=lambda: now) as here,
+    ):
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await ask(here, script.address)
+        asked = len(script.seen)
+        with pytest.raises(Unavailable) as caught:
+            await ask(here, script.address)
+        assert (caught.value.reason, caught.value.retry_after) == ("breaker_open", 5)
+        assert len(script.seen) == asked == 5
+        await ask(here, other.address)
+
+        now += 5
+        with pytest.raises(Unavailable):
+            await ask(here, script.address)
+        assert len(script.seen) == asked + 1
+        with pytest.raises(Unavailable) as caught:
+            await ask(here, script.address)
+        assert caught.value.retry_after == 10
+
+        now += 10
+        dead = False
+        await ask(here, script.address)
+        await ask(here, script.address)
+
+
+async def test_one_probe() -> None:
+    """While one probes, the others are sent away."""
+    async with Registry() as a:
+        a.put_blob("team/app", DATA)
+        hold = anyio.Event()
+        async with world(a.address) as here:
+            await ask(here, a.address)
+            breaker = here.transport.endpoint(a.address).limits.breaker
+            breaker._opened_until = 0.0
+            fault = a.fail(Phase.PING, hold=hold)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask, here, a.address)
+                await fault.reached.wait()
+                with pytest.raises(Unavailable, match="asked again in 1 s"):
+                    await ask(here, a.address)
+                hold.set()
+            assert not breaker.is_open
+
+
+async def test_one_broken_object_does_not_stop_a_host() -> None:
+    """500 for one blob for ever leaves the host's other blobs alone."""
+
+    def answer(seen: Seen) -> web.Response:
+        return web.Response(status=500) if "broken" in seen.target else web.Response(body=DATA)
+
+    async with scripted(answer) as script, world(script.address) as here:
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await ask(here, script.address, "team/broken")
+        await ask(here, script.address)
+
+
+# Endpoints
+
+
+async def test_endpoints_in_order() -> None:
+    """The first endpoint that has the content serves it, with the prefix before the name; the host itself is not asked."""
+    lacks = lambda _seen: web.Response(status=404)  # noqa: E731 -- short
+    async with scripted(lacks) as first, scripted(answers()) as second:
+        endpoints = (f"http://{first.address}", f"http://{second.address}/hub")
+        hosts = {"quay.io": HostConfig(host="quay.io", endpoints=endpoints)}
+        async with world(hosts=hosts) as here:
+            await ask(here, "quay.io")
+
+        path = f"/team/app/blobs/{blob(DATA).digest}"
+        assert first.targets() == [f"GET /v2{path}"]
+        assert second.targets() == [f"GET /v2/hub{path}"]
+
+
+@pytest.mark.parametrize("status", [None, 503, 429])
+async def test_endpoint_away(status: int | None) -> None:
+    """An endpoint that does not answer is passed over soon."""
+    async with (
+        scripted(lambda _: web.Response(status=status or 500)) as first,
+        scripted(answers()) as second,
+    ):
+        address = closed_port() if status is None else first.address
+        endpoints = (f"http://{address}", f"http://{second.address}")
+        async with world(
+            hosts={"quay.io": HostConfig(host="quay.io", endpoints=endpoints)}
+        ) as here:
+            await ask(here, "quay.io")
+
+        assert len(first.targets()) <= 2
+
+
+async def test_endpoints_speak_for_all() -> None:
+    """The last endpoint's answer is the answer, 404 included."""
+    async with Registry() as a, Registry() as b:
+        endpoints = (f"http://{a.address}", f"http://{b.address}")
+        async with world(
+            hosts={"quay.io": HostConfig(host="quay.io", endpoints=endpoints)}
+        ) as here:
+            assert await here.source("quay.io").head_manifest("1") is None
+
+        assert (a.ledger.count(Phase.HEAD_MANIFEST), b.ledger.count(Phase.HEAD_MANIFEST)) == (1, 1)
+
+
+async def test_credentials_of_the_host() -> None:
+    """An endpoint is shown the credentials of the host it stands for."""
+    asked: list[str] = []
+
+    class Asked(Keys):
+        async def resolve(
+            self, registry: str, repository: str, access: Access
+        ) -> list[Credentials]:
+            asked.append(f"{registry}/{repository}")
+            return []
+
+    async with scripted(answers()) as first:
+        hosts = {"quay.io": HostConfig(host="quay.io", endpoints=(f"http://{first.address}/hub",))}
+        async with world(hosts=hosts, keys=Asked()) as here:
+            await ask(here, "quay.io")
+
+    assert asked == ["quay.io/team/app"]
+
+
+async def test_writes_go_to_the_first() -> None:
+    """Nothing is written to a second choice."""
+    async with Registry() as a, Registry() as b:
+        endpoints = (f"http://{a.address}", f"http://{b.address}")
+        a.fail(Phase.START_UPLOAD, status=403, times=None)
+        async with world(
+            hosts={"quay.io": HostConfig(host="quay.io", endpoints=endpoints)}
+        ) as here:
+            with pytest.raises(RegistryError):
+                await here.target("quay.io").upload_blob(blob(DATA), sent(DATA))
+
+        assert b.requests == []
+
+
+# Permits
+
+
+async def test_streams_in_a_circle() -> None:
+    """With one stream per host, copies from A to B and from B to A wait for each other and finish."""
+    done = 0
+
+    async def copy(here: World, *registries: str) -> None:
+        nonlocal done
+        for _ in range(50):
+            async with here.transport.streams(*registries):
+                await anyio.lowlevel.checkpoint()
+        done += 1
+
+    async with world(concurrency=1) as here:
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                for pair in (("a.io", "b.io"), ("b.io", "a.io"), ("a.io", "a.io")):
+                    tasks.start_soon(copy, here, *pair)
+    assert done == 3
+
+
+@pytest.mark.parametrize(("registry", "most"), [("docker.io", 4), ("quay.io", 16), ("own.io", 2)])
+async def test_streams_per_host(registry: str, most: int) -> None:
+    """Docker Hub has four streams, others the general figure or their own."""
+    hosts = {"own.io": HostConfig(host="own.io", concurrency=2)}
+    now = peak = 0
+
+    async def copy(here: World) -> None:
+        nonlocal now, peak
+        async with here.transport.streams(registry):
+            now += 1
+            peak = max(peak, now)
+            await anyio.sleep(0.01)
+            now -= 1
+
+    async with world(hosts=hosts) as here, anyio.create_task_group() as tasks:
+        for _ in range(30):
+            tasks.start_soon(copy, here)
+    assert peak == most
+
+
+async def test_small_lane() -> None:
+    """At most eight small requests are under way at a host."""
+    async with Registry() as a:
+        a.put_blob("team/app", DATA)
+        hold = anyio.Event()
+        a.fail(Phase.GET_BLOB, hold=hold, times=None)
+        async with world(a.address) as here, anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(ask, here, a.address)
+            await a.wait_for(lambda r: r.phase is Phase.GET_BLOB, count=8)
+            await anyio.wait_all_tasks_blocked()
+            assert a.ledger.count(Phase.GET_BLOB) == 8
+            hold.set()
+
+        assert a.ledger.count(Phase.GET_BLOB) == 20
+
+
+async def test_sides() -> None:
+    """Registries that are written to are the target side, in every error."""
+    async with world(target_registries=frozenset({"own.io"})) as here:
+        assert here.transport.side("own.io") == "target"
+        assert here.transport.side("ghcr.io") == "source"
+
+
+async def test_quota() -> None:
+    """What Docker Hub says about its quota is kept, with its window, and shown in metrics."""
+    heads = [
+        {"ratelimit-remaining": "76;w=21600", "ratelimit-limit": "100;w=21600"},
+        {"ratelimit-remaining": "75"},
+        {"ratelimit-remaining": "many"},
+    ]
+    replies = [web.Response(body=DATA, headers=h) for h in heads]
+    async with scripted(answers(*replies)) as script, world(script.address) as here:
+        assert here.transport.quota(script.address) is None
+        await ask(here, script.address)
+        first = here.transport.quota(script.address)
+        await ask(here, script.address)
+        await ask(here, script.address)
+        last = here.transport.quota(script.address)
+
+        assert first is not None
+        assert last is not None
+        assert (first.remaining, first.limit, first.window) == (76, 100, 21600)
+        assert (last.remaining, last.limit, last.window) == (75, None, None)
+        assert (
+            here.metric("k8s_copycat_registry_pull_quota_remaining", registry=script.address) == 75
+        )
+
+
+async def test_cancelled_requests_leave_nothing() -> None:
+    """A request that is cancelled gives back its place in the lane and its connection."""
+    async with Registry() as a:
+        a.put_blob("team/app", DATA)
+        fault = a.fail(Phase.GET_BLOB, delay=30, times=8)
+        async with world(a.address) as here:
+            async with anyio.create_task_group() as tasks:
+                for _ in range(8):
+                    tasks.start_soon(ask, here, a.address)
+                await a.wait_for(lambda r: r.phase is Phase.GET_BLOB, count=8)
+                tasks.cancel_scope.cancel()
+            assert fault.hits == 8
+            await ask(here, a.address)
+
+
+async def test_through_a_proxy() -> None:
+    """HTTP_PROXY is used, and its host needs no other name."""
+    seen: list[str] = []
+
+    def answer(request: Seen) -> web.Response:
+        seen.append(request.headers["Host"])
+        return web.Response(body=b"" if request.target.endswith("/v2/") else DATA)
+
+    async with scripted(answer, pings=True) as proxy:
+        proxies = Proxies({"HTTP_PROXY": proxy.url})
+        hosts = {"far.example": HostConfig(host="far.example", endpoints=("http://far.example",))}
+        async with world(
+            proxies=proxies, hosts=hosts, policy=HostPolicy(named=frozenset())
+        ) as here:
+            await ask(here, "far.example")
+
+    assert seen == ["far.example", "far.example"]
+
+
+async def test_login_error_is_shared() -> None:
+    """Who waits for a token that is refused hears the same refusal, without a request of its own."""
+    failures: list[CopycatError] = []
+
+    async def refused(here: World, address: str) -> None:
+        try:
+            await ask(here, address)
+        except Unauthorized as error:
+            failures.append(error)
+
+    async with Registry(auth="token") as a, world(a.address) as here:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(refused, here, a.address)
+
+        assert len(failures) == 5
+        assert a.ledger.count(Phase.TOKEN) < 5
