@@ -211,6 +211,8 @@ class Controller:
         if self._held(request):
             self._passes.tried(request, failed=True)
             return
+        if not self._may_write():
+            raise QueueClosed("leadership is lost")
         entry.forced = False
         started = self._clock()
         with structlog.contextvars.bound_contextvars(
@@ -222,20 +224,24 @@ class Controller:
 
     async def _mirror(self, request: MirrorRequest, need: Need) -> MirrorResult:
         """An attempt never raises: a bug costs one image its copy, not the others theirs."""
-        if not self._may_write():
-            raise QueueClosed("leadership is lost")
         try:
             return await self.mirror.run(
                 request, need, progress=partial(self._observer.moved, request)
             )
-        except Exception as bug:
+        except Exception as bug:  # noqa: BLE001 - whatever broke, the other images need this worker
             _log.exception("attempt broke")
             error = bug if isinstance(bug, CopycatError) else CopycatError(f"internal error: {type(bug).__name__}: {bug}")  # fmt: skip
             target = replace(
                 request.source, registry=self.mirror.target.registry, repository=request.repository
             )
             return MirrorResult(
-                state="failed", target=target, reason="internal", message=str(error), error=error
+                state="failed",
+                target=target,
+                reason="internal",
+                message=str(error),
+                error=error,
+                # a bug takes nothing from a copy that stands
+                protected=need.known,
             )
 
     def _need(self, entry: Entry) -> Need | None:
@@ -293,9 +299,11 @@ class Controller:
         self._count(request, result, seconds)
         self._report(request, result, seconds, record)
         self._schedule(request, record)
-        self._passes.tried(request, failed=result.state == "failed")
         self._observer.finished(request, result)
         entry = self.inventory.entries.get(request)
+        # forced while this attempt ran: the pass means the next one
+        if entry is None or not entry.forced:
+            self._passes.tried(request, failed=result.state == "failed")
         if entry is None or not entry.users:
             self._sweep_now.set()
 

@@ -137,11 +137,7 @@ class Inventory:
         if workload.kind == "Job":
             self._learn_job(workload, new is not None, causes)
         elif workload.kind == "Pod" and workload.owners and workload.owners[0][0] == "Job":
-            pods = self._job_pods.setdefault((workload.namespace, workload.owners[0][1]), {})
-            if new is None:
-                pods.pop(workload.name, None)
-            else:
-                pods[workload.name] = new
+            self._learn_job_pod(workload, new)
         self._replace(workload, new, causes)
         return causes
 
@@ -152,6 +148,16 @@ class Inventory:
         else:
             self.nodes[name] = platform
 
+    def _learn_job_pod(self, pod: Workload, new: Workload | None) -> None:
+        key = (pod.namespace, pod.owners[0][1])
+        pods = self._job_pods.setdefault(key, {})
+        if new is None:
+            pods.pop(pod.name, None)
+        else:
+            pods[pod.name] = new
+        if not pods:
+            del self._job_pods[key]
+
     def _learn_job(self, job: Workload, exists: bool, causes: dict[MirrorRequest, Cause]) -> None:
         """The watched Job knows its CronJob better than its name does: the Job's Pods are named by it."""
         key = (job.namespace, job.name)
@@ -160,8 +166,6 @@ class Inventory:
             self._job_owners[key] = (job.owner_kind, job.owner_name)
         else:
             self._job_owners.pop(key, None)
-            if not self._job_pods.get(key):
-                self._job_pods.pop(key, None)
             return
         if before != self._job_owners[key]:
             for pod in list(self._job_pods.get(key, {}).values()):
@@ -283,7 +287,9 @@ class Inventory:
             return entry.request
         entry = Entry(request, self._clock(), self._verdict(request.source))
         self.entries[request] = entry
-        if request.source.tag and not entry.verdict:
+        # who runs the copy itself does not contest its tag
+        in_place = request.source.registry == self._target_registry
+        if request.source.tag and not entry.verdict and not in_place:
             self._claims.setdefault((request.repository, request.source.tag), set()).add(request)
         return request
 
