@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Self, Unpack
 from urllib.parse import parse_qsl
 
+import anyio
 from aiohttp import web
 
 from copycat.sandbox import images
@@ -154,12 +155,13 @@ class Registry:
     async def stop(self) -> None:
         """Stops listening and breaks all connections, as a machine that is switched off. Does nothing if it is not running."""
         runners, self._runners = self._runners, []
-        for runner in runners:
-            for site in list(runner.sites):
-                await site.stop()
-            for connection in runner.server.connections if runner.server else []:
-                connection.force_close()
-            await runner.cleanup()
+        with anyio.CancelScope(shield=True):
+            for runner in runners:
+                for site in list(runner.sites):
+                    await site.stop()
+                for connection in runner.server.connections if runner.server else []:
+                    connection.force_close()
+                await runner.cleanup()
 
     async def _listen(self, handler: Handler, port: int) -> int:
         server = web.Server(
