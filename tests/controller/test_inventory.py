@@ -221,14 +221,14 @@ def test_platforms_of_nodes() -> None:
     pod = workload("Pod", "p", APP, owners=(("ReplicaSet", "r"), ("Deployment", "app")), node="n1")
     known.observe(None, workload("Deployment", "app", APP))
     request = only(known)
-    assert known.need(request).platforms == {AMD}
+    assert known.need(request).platforms == frozenset({AMD})
     known.observe(None, pod)
     need = known.need(request)
-    assert (need.platforms, need.required) == ({AMD, ARM}, {ARM})
+    assert (need.platforms, need.required) == (frozenset({AMD, ARM}), frozenset({ARM}))
     known.observe(None, workload("Deployment", "idle", APP))
     assert known.need(request).required == frozenset()
     known.node("n1", None)
-    assert known.need(request).platforms == {AMD}
+    assert known.need(request).platforms == frozenset({AMD})
     pinned = workload("Pod", "q", f"quay.io/team/app@{ONE}")
     known.observe(None, pinned)
     assert all(known.need(r).platforms is None for r in known.entries if r.source.digest)
@@ -237,6 +237,6 @@ def test_platforms_of_nodes() -> None:
 def test_platforms_without_nodes() -> None:
     """No list means the whole image, and a list alone asks for what it names."""
     whole, listed = inventory(), inventory(platforms=Platforms(mirror=frozenset({AMD})))
-    for known, wanted in ((whole, None), (listed, {AMD})):
+    for known, wanted in ((whole, None), (listed, frozenset({AMD}))):
         known.observe(None, workload("Pod", "p", APP))
         assert known.need(only(known)).platforms == wanted
