@@ -164,7 +164,7 @@ class Attempt:
 
     def _finished(self, verdict: _Verdict) -> MirrorResult:
         notes = "; ".join([verdict.message, *self.notes]).strip("; ")
-        if self.job.missing and verdict.state == "protected":
+        if self.job.missing and verdict.state in {"protected", "tag_only"}:
             hosts = served_elsewhere(self.job.missing)
             return self._result(
                 "incomplete",
@@ -369,9 +369,10 @@ class Attempt:
         return document
 
     async def _copy(self, document: Document) -> None:
+        # what an earlier root of this attempt lacks stays on the list; what a try found out about this one does not
+        before = tuple(self.job.missing)
+
         async def anew() -> None:
-            missing = self.job.missing
-            missing.clear()
             self.job = Copy(
                 source=self.source,
                 target=self.target,
@@ -379,7 +380,7 @@ class Attempt:
                 progress=self.progress,
                 distrust=self.need.known,
                 moved=self.job.moved,
-                missing=missing,
+                missing=list(before),
             )
             await self.copier.copy(self.job, document)
 

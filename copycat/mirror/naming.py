@@ -37,7 +37,17 @@ class PathRule:
             return self.target + path[len(self.source) :] if path.startswith(self.source) else None
         if self.pattern.search(path) is None:
             return None
-        return self.pattern.sub(lambda match: expand_go_template(self.target, match), path)
+        return self._replaced(self.pattern, path)
+
+    def _replaced(self, pattern: re.Pattern[str], path: str) -> str:
+        """Go's `ReplaceAllString`: an empty match right after another match does not count, so `(.*)` matches once."""
+        parts, end, matched = [], 0, False
+        for match in pattern.finditer(path):
+            if matched and match.start() == match.end() == end:
+                continue
+            parts += [path[end : match.start()], expand_go_template(self.target, match)]
+            end, matched = match.end(), True
+        return "".join([*parts, path[end:]])
 
 
 def expand_go_template(template: str, match: re.Match[str]) -> str:
@@ -48,7 +58,7 @@ def expand_go_template(template: str, match: re.Match[str]) -> str:
         if name is None:
             return "$"
         try:
-            return match.group(int(name) if name.isdigit() else name) or ""
+            return match.group(int(name) if name.isdecimal() else name) or ""
         except IndexError:
             return ""
 

@@ -1,0 +1,1 @@
+"""Tests of the mirror: one image from a source to a target, over real sockets."""
