@@ -14,7 +14,7 @@ import signal
 import ssl
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -50,6 +50,8 @@ _log = structlog.get_logger(__name__)
 STALE_WATCH = 900.0
 #: A leader that has not renewed for this long after its Lease ended (seconds) has lost its loop.
 _LAG_SAMPLE = 0.5
+#: Seconds between looks at the watches.
+_WATCH_LOOK = 30.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -97,12 +99,14 @@ class Program:
         client: KubeClient,
         environ: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
-        """Args: the engine and the client stay the caller's."""
+        """Args: the engine and the client stay the caller's; `sleep` is between looks at the watches."""
         self._settings = settings
         self._engine = engine
         self._client = client
         self._clock = clock
+        self._sleep = sleep
         self._stop = anyio.Event()
         self._informers: list[Informer[Workload] | Informer[Node]] = []
         self._settled_once = False
@@ -233,13 +237,17 @@ class Program:
     async def _sources(self, controller: Controller) -> AsyncIterator[None]:
         """The informers, for as long as the body runs."""
         self._informers = [*self._workload_informers(controller), *self._node_informers(controller)]
-        with one_error():
-            async with anyio.create_task_group() as sources:
-                for informer in self._informers:
-                    sources.start_soon(informer.run)
-                sources.start_soon(self._open, controller)
-                yield
-                sources.cancel_scope.cancel()
+        try:
+            with one_error():
+                async with anyio.create_task_group() as sources:
+                    for informer in self._informers:
+                        sources.start_soon(informer.run)
+                    sources.start_soon(self._open, controller)
+                    yield
+                    sources.cancel_scope.cancel()
+        finally:
+            # a standby has no watches that could be silent
+            self._informers = []
 
     async def _open(self, controller: Controller) -> None:
         """Begin to work once every informer has told what it knows, or may not."""
@@ -370,7 +378,7 @@ class Program:
     async def _watch_the_watches(self) -> None:
         """A watch may hang in a way that no time-out sees; an API that is down is not that."""
         while True:
-            await anyio.sleep(30)
+            await self._sleep(_WATCH_LOOK)
             silent = [
                 i.resource
                 for i in self._informers

@@ -1,0 +1,313 @@
+"""`copycat run` from end to end: what a cluster uses arrives, and the program ends in good order."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import anyio
+import pytest
+
+from copycat.app.process import STALE_WATCH, Program
+from copycat.app.wiring import open_engine
+from copycat.kube.client import open_api
+from copycat.metrics import Metrics
+from copycat.program import RealProgram
+from copycat.sandbox.images import index
+from tests.app.support import World, fetch, named, protected, repository, row_of, until
+
+
+async def test_what_a_cluster_uses_arrives(world: World) -> None:
+    """Images of a Deployment, a CronJob and a Pod's init container are at the target, whole."""
+    web = world.source.add("shop/web", index(seed="web", layers=(2000,)), "1")
+    job = world.source.add_image("ops/job", "nightly", seed="job")
+    init = world.source.add_image("shop/init", "7", seed="init")
+    main = world.source.add_image("shop/main", "7", seed="main")
+    world.deployment("web", world.image("shop/web:1"))
+    spec = {"containers": [{"name": "job", "image": world.image("ops/job:nightly")}]}
+    world.api.create(
+        "cronjobs",
+        {
+            "metadata": named("job"),
+            "spec": {"jobTemplate": {"spec": {"template": {"spec": spec}}}},
+        },
+    )
+    world.pod("p", world.image("shop/main:7"), init=world.image("shop/init:7"))
+    async with world.running() as program:
+        await protected(program, 4)
+        for name, content in (
+            ("shop/web:1", web),
+            ("ops/job:nightly", job),
+            ("shop/init:7", init),
+            ("shop/main:7", main),
+        ):
+            row = row_of(program, world.image(name))
+            assert row.state == "protected"
+            assert row.digest == content.digest
+            assert world.holds(row, content, name.partition(":")[2])
+        assert (await fetch(program, "health", "/readyz"))[0] == 200
+        assert (await fetch(program, "health", "/healthz"))[0] == 200
+    assert world.source.violations == []
+    assert world.target.violations == []
+
+
+async def test_an_image_that_comes_later_arrives(world: World) -> None:
+    """A Deployment that is created while the program runs is copied as well."""
+    world.source.add_image("late", "1", seed="late")
+    async with world.running() as program:
+        await until(lambda: program.facade.status().ready)
+        world.deployment("late", world.image("late:1"))
+        await protected(program, 1)
+
+
+async def test_stop_ends_everything(world: World) -> None:
+    """After stop the listeners are closed, the watches too, and no upload is left open."""
+    world.source.add_image("a", "1", seed="a")
+    world.deployment("a", world.image("a:1"))
+    async with world.running() as program:
+        await protected(program, 1)
+        assert not program.stopping
+        assert program.facade.status().ready
+    assert program.stopping
+    await program.wait_stopping()
+    assert program.facade.controller is None
+    await until(lambda: world.api.watching("deployments") == 0)
+    await until(lambda: world.target.open_connections == 0)
+    assert world.target.sessions == 0
+
+
+async def test_stop_cuts_what_takes_longer_than_the_grace(world: World) -> None:
+    """A copy that hangs is cut after the grace period, and its tag was never written."""
+    world.source.add_image("slow", "1", seed="slow")
+    world.deployment("slow", world.image("slow:1"))
+    hang = world.source.fail("get_blob", stall_at=0, times=None)
+    async with world.running(shutdown_grace_seconds="1s") as program:
+        with anyio.fail_after(10):
+            await hang.reached.wait()
+        assert program.facade.status().working == 1
+    assert all(not tags for tags in world.target.tags.values())
+
+
+async def test_a_signal_ends_the_program(world: World) -> None:
+    """SIGTERM ends `RealProgram.run` cleanly."""
+    world.source.add_image("a", "1", seed="a")
+    world.deployment("a", world.image("a:1"))
+    settings = world.settings()
+    config = world.kubeconfig
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(
+                lambda: RealProgram().run(settings, kubeconfig=config, context=None)
+            )
+            await world.target.wait_for(lambda r: r.phase == "put_manifest" and r.done)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def test_changes_of_pods_cost_no_request(world: World) -> None:
+    """Annotating a workload, and scaling it, asks no registry anything."""
+    content = world.source.add_image("a", "1", seed="a")
+    name = world.image("a:1")
+    world.deployment("a", name)
+    identity = f"{world.image('a')}@{content.digest}"
+    world.pod("a-0", name, image_id=identity)
+    async with world.running() as program:
+        await protected(program, 1)
+        before = world.source.ledger.count(), world.target.ledger.count()
+        world.api.patch("deployments", "demo", "a", {"metadata": {"annotations": {"x": "y"}}})
+        world.api.patch("pods", "demo", "a-0", {"metadata": {"annotations": {"x": "y"}}})
+        world.api.patch("deployments", "demo", "a", {"spec": {"replicas": 20}})
+        for number in range(1, 20):
+            world.pod(f"a-{number}", name, image_id=identity)
+        world.deployment("b", name)
+        await until(lambda: program.facade.status().workloads == 22)
+        await protected(program, 1)
+        assert (world.source.ledger.count(), world.target.ledger.count()) == before
+
+
+async def test_a_tag_that_moved_is_followed_when_forced(world: World) -> None:
+    """After a forced pass the tag means the new image; the old one keeps the anchor that holds it."""
+    old = world.source.add_image("a", "1", seed="old")
+    world.deployment("a", world.image("a:1"))
+    async with world.running() as program:
+        [row] = await protected(program, 1)
+        new = world.source.add_image("a", "1", seed="new")
+        status, _ = await fetch(program, "metrics", "/force-reconcile", "POST")
+        assert status == 200
+        assert row_of(program, world.image("a:1")).digest == new.digest
+        tags = world.target.tags[repository(row)]
+        assert tags["1"] == new.digest
+        assert {tags[f"digest-{i.digest.removeprefix('sha256:')}"] for i in (old, new)} == {
+            old.digest,
+            new.digest,
+        }
+        assert world.holds(row, old)
+        assert world.holds(row, new, "1")
+
+
+async def test_a_restart_without_the_source(world: World) -> None:
+    """With the source gone a restart finds every copy; since when its tags are unknown is told, nothing cools down."""
+    for name in ("a", "b"):
+        world.source.add_image(name, "1", seed=name)
+        world.deployment(name, world.image(f"{name}:1"))
+    async with world.running() as program:
+        await protected(program, 2)
+    await world.source.stop()
+    async with world.running() as program:
+        rows = await protected(program, 2)
+        assert all(row.protected and row.unknown_since is not None for row in rows)
+        assert (await fetch(program, "health", "/readyz"))[0] == 200
+        assert program.facade.controller is not None
+        assert all(r.cooling_until == 0 for _, r in program.facade.controller.ledger)
+        assert (await program.facade.reset_cooldown()).cleared == 0
+
+
+async def test_one_leads_and_the_other_stands_by(world: World) -> None:
+    """With leader election one works; the other is ready, refuses orders, and takes over when the first ends."""
+    world.source.add_image("a", "1", seed="a")
+    world.deployment("a", world.image("a:1"))
+    async with world.running(leader_elect=True) as second:
+        await until(lambda: second.facade.leading)
+        await protected(second, 1)
+        first = second
+        async with world.running(leader_elect=True) as standby:
+            await until(lambda: bool(standby.facade.holder()))
+            assert standby.facade.holder() == first.facade.holder()
+            assert (await fetch(standby, "health", "/readyz"))[0] == 200
+            for path in ("/force-reconcile", "/reset-cooldown"):
+                assert (await fetch(standby, "metrics", path, "POST"))[0] == 503
+            assert standby.facade.images() == ()
+            assert standby.facade.transfers() == ()
+            standby.facade.refresh()
+            assert not standby.facade.status().ready
+        assert first.facade.leading
+
+
+async def test_a_standby_takes_over(world: World) -> None:
+    """When the leader stops it gives its Lease back, and the standby goes on."""
+    world.source.add_image("a", "1", seed="a")
+    world.deployment("a", world.image("a:1"))
+    async with world.running(leader_elect=True) as first:
+        await until(lambda: first.facade.leading)
+        async with world.running(leader_elect=True) as second:
+            await until(lambda: bool(second.facade.holder()))
+            first.stop()
+            await until(lambda: second.facade.leading)
+            await protected(second, 1)
+            assert second.facade.status().leading
+
+
+async def test_a_kind_that_is_denied_does_not_stop_the_others(world: World) -> None:
+    """Without permission for CronJobs everything else is copied, and what is not covered is named."""
+    world.api.forbid("cronjobs")
+    world.source.add_image("a", "1", seed="a")
+    world.deployment("a", world.image("a:1"))
+    async with world.running() as program:
+        await protected(program, 1)
+        uncovered = program.facade.status().uncovered
+        assert any("cronjobs" in text and "permission" in text for text in uncovered)
+        assert (await fetch(program, "health", "/readyz"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        pytest.param({"include_namespaces": "demo"}, "namespaces other than demo", id="named"),
+        pytest.param({"include_namespaces": "de*"}, "do not match de*", id="pattern"),
+        pytest.param({"skip_namespaces": "kube-*"}, "that match kube-*", id="skipped"),
+        pytest.param({"watch_resources": "deployments"}, "pods (not in watchResources)", id="kind"),
+    ],
+)
+async def test_what_the_configuration_leaves_out(
+    world: World, flags: dict[str, str], words: str
+) -> None:
+    """The status names what is not protected because of the configuration; the rest is."""
+    world.source.add_image("a", "1", seed="a")
+    world.deployment("a", world.image("a:1"))
+    async with world.running(**flags) as program:
+        await protected(program, 1)
+        assert any(words in text for text in program.facade.status().uncovered)
+
+
+async def test_the_platforms_of_the_nodes(world: World) -> None:
+    """With checkNodePlatform an image that lacks a node's platform is not counted as good."""
+    content = index(seed="x", platforms=("linux/amd64", "linux/arm64"), layers=(900,))
+    world.source.add("x", content, "1")
+    for name, architecture in (("n1", "amd64"), ("n2", "amd64")):
+        world.api.create(
+            "nodes",
+            {
+                "metadata": {"name": name},
+                "status": {"nodeInfo": {"operatingSystem": "linux", "architecture": architecture}},
+            },
+        )
+    world.pod("p", world.image("x:1"), node="n1")
+    async with world.running(check_node_platform=True) as program:
+        await protected(program, 1)
+        controller = program.facade.controller
+        assert controller is not None
+        assert {str(p) for p in controller.inventory.nodes.values()} == {"linux/amd64"}
+        world.api.delete("nodes", "", "n2")
+        await until(lambda: set(controller.inventory.nodes) == {"n1"})
+
+
+async def test_extra_images_need_no_workload(world: World) -> None:
+    """What extraImages names is copied though nothing uses it."""
+    world.source.add_image("extra", "1", seed="extra")
+    async with world.running(extra_images=world.image("extra:1")) as program:
+        [row] = await protected(program, 1)
+        assert row.source == world.image("extra:1")
+
+
+class Later:
+    """A sleep that returns when told."""
+
+    def __init__(self) -> None:
+        self.waits = 0
+        self._go = anyio.Event()
+
+    async def __call__(self, seconds: float) -> None:
+        self.waits += 1
+        await self._go.wait()
+        self._go = anyio.Event()
+
+    def go(self) -> None:
+        self._go.set()
+
+
+async def test_silent_watches_make_it_unhealthy(world: World) -> None:
+    """Watches that are silent while the API answers end in /healthz 503; not while the API is down."""
+    ahead = [0.0]
+    later = Later()
+    metrics = Metrics(version="test")
+    async with (
+        open_engine(world.settings(), metrics=metrics) as engine,
+        open_api(world.kubeconfig, environ={}) as client,
+        anyio.create_task_group() as tasks,
+    ):
+        program = Program(
+            world.settings(),
+            engine=engine,
+            client=client,
+            environ={},
+            clock=lambda: anyio.current_time() + ahead[0],
+            sleep=later,
+        )
+        tasks.start_soon(program.run)
+        await until(lambda: program.facade.status().ready)
+
+        async def look() -> None:
+            waits = later.waits
+            later.go()
+            await until(lambda: later.waits > waits)
+
+        await look()
+        assert (await fetch(program, "health", "/healthz"))[0] == 200
+        ahead[0] = 2 * STALE_WATCH
+        await look()
+        status, text = await fetch(program, "health", "/healthz")
+        assert status == 503
+        assert "no contact" in text
+        await world.api.stop()
+        await look()
+        assert (await fetch(program, "health", "/healthz"))[0] == 503
+        program.stop()
