@@ -13,13 +13,11 @@ import ssl
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.integration.net import free_ports
+from tests.integration.net import free_ports, get
 from tests.integration.process import end, spawn
 from tests.needs import envtest_dir
 
@@ -235,24 +233,20 @@ class KubeServer:
             if code is not None:
                 raise RuntimeError(f"{name} ended with {code}:\n{self._tail(name)}")
             try:
-                self._get(url)
-            except OSError as error:  # URLError too
+                last = self._ask(url)
+            except OSError as error:
                 last = error
-                time.sleep(0.05)
-            else:
+            if last == 200:
                 return
+            time.sleep(0.05)
         raise RuntimeError(f"{name} did not answer in {READY} s ({last}):\n{self._tail(name)}")
 
-    def _get(self, url: str) -> bytes:
-        request = urllib.request.Request(url)
-        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
-        if url.startswith("https:"):
-            request.add_header("Authorization", f"Bearer {self.token}")
-            context = ssl.create_default_context(cafile=str(self.ca_file))
-            handlers.append(urllib.request.HTTPSHandler(context=context))
-        with urllib.request.build_opener(*handlers).open(request, timeout=5) as answer:
-            body: bytes = answer.read()
-        return body
+    def _ask(self, url: str) -> int:
+        """The status of an answer."""
+        if not url.startswith("https:"):
+            return get(url)[0]
+        tls = ssl.create_default_context(cafile=str(self.ca_file))
+        return get(url, headers={"Authorization": f"Bearer {self.token}"}, tls=tls)[0]
 
     def _tail(self, name: str, size: int = 4000) -> str:
         log = self.directory / f"{name}.log"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import urllib.error
 import urllib.request
 from typing import Any
@@ -29,7 +30,11 @@ def free_port() -> int:
 
 
 def get(
-    url: str, *, method: str = "GET", headers: dict[str, str] | None = None
+    url: str,
+    *,
+    method: str = "GET",
+    headers: dict[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> tuple[int, bytes]:
     """Status and body, whatever the status.
 
@@ -37,7 +42,9 @@ def get(
         OSError: nobody answers.
     """
     request = urllib.request.Request(url, method=method, headers=headers or {})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls)
+    )
     try:
         with opener.open(request, timeout=60) as answer:
             return answer.status, answer.read()
