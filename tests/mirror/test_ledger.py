@@ -89,7 +89,7 @@ def test_backoff(jitter: float, factor: float) -> None:
     for wanted in (5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600):
         record = ledger.finished(REQUEST, failed(DOWN))
         assert record.next_try == pytest.approx(clock.now + wanted * factor)
-    assert record.failures == 0
+    assert ledger[REQUEST].failures == 0
     assert not ledger.cooling(REQUEST)
 
 
