@@ -167,15 +167,18 @@ class Controller:
 
     async def run(self) -> None:
         """Work until cancelled, or until the queue is closed and drained."""
-        async with anyio.create_task_group() as timers:
-            timers.start_soon(self._sweeper)
-            timers.start_soon(self._maintain)
-            if self._intervals.force:
-                timers.start_soon(self._force_now_and_then)
-            async with anyio.create_task_group() as workers:
-                for _ in range(self._workers):
-                    workers.start_soon(self._work)
-            timers.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as timers:
+                timers.start_soon(self._sweeper)
+                timers.start_soon(self._maintain)
+                if self._intervals.force:
+                    timers.start_soon(self._force_now_and_then)
+                async with anyio.create_task_group() as workers:
+                    for _ in range(self._workers):
+                        workers.start_soon(self._work)
+                timers.cancel_scope.cancel()
+        finally:
+            self._passes.abandon()
 
     async def _work(self) -> None:
         idle = self._metrics.workers.labels("idle")

@@ -55,3 +55,13 @@ class Passes:
         if not current.pending:
             self._current = None
             current.done.set()
+
+    def abandon(self) -> None:
+        """Nobody works any more: what was not tried counts as failed, and whoever waits is let go."""
+        current = self._current
+        if current is None:
+            return
+        self._current = None
+        current.failed |= current.pending
+        current.pending.clear()
+        current.done.set()

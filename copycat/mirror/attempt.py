@@ -138,6 +138,8 @@ class Attempt:
                 verdict = await self._narrowed(self.need.platforms)
             else:
                 verdict = await self._by_tag()
+            # the tag's copy does not speak for a digest that runs and is not kept
+            self.standing = None
             await self._running()
         except CopycatError as error:
             return self._failed(error)
