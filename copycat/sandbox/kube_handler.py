@@ -98,7 +98,7 @@ class Handler:
         self.access.check(entry.verb, entry.resource, entry.namespace, entry.name)
         if entry.verb in {"create", "update", "patch", "delete"}:
             self._conflict(entry)
-        elif entry.verb == "get" and self.faults.take({Fault.NO_JSON}, entry.resource):
+        elif entry.verb in {"get", "list"} and self.faults.take({Fault.NO_JSON}, entry.resource):
             return web.Response(text="<h1>Log in</h1>")
         match entry.verb:
             case "watch":

@@ -90,8 +90,9 @@ class Fault(StrEnum):
     LIST_ABORT = "list_abort"
     LIST_HTML = "list_html"
     CONTINUE_410 = "continue410"
-    #: Answers to a request for one object.
+    #: Answer to a request that writes.
     CONFLICT = "conflict"
+    #: Answer 200 to a get or a list, with what is no JSON.
     NO_JSON = "no_json"
 
 

@@ -181,9 +181,9 @@ async def test_closed(api: KubeApi, tmp_path: Path) -> None:
         await client.request("GET", PODS)
 
 
-async def test_quiet_libraries(client: KubeClient) -> None:
+@pytest.mark.usefixtures("client")
+async def test_quiet_libraries() -> None:
     """The HTTP library does not log each request."""
-    assert client
     assert logging.getLogger("httpx").getEffectiveLevel() >= logging.WARNING
     assert logging.getLogger("httpcore").getEffectiveLevel() >= logging.WARNING
 

@@ -309,3 +309,24 @@ async def test_plugin_certificate(
             await until(lambda: api.watching("pods") == 0)
             await client.request("GET", PODS)
         assert len(plugin.runs) == 2
+
+
+async def test_idle_connection_is_replaced(
+    authority: trustme.CA, ca: bytes, plugin: Plugin, tmp_path: Path
+) -> None:
+    """Without open streams the old certificate's connection is closed as soon as there is a new certificate."""
+
+    def give(name: str) -> None:
+        issued = authority.issue_cert(name)
+        plugin.gives(
+            clientCertificateData=issued.cert_chain_pems[0].bytes().decode(),
+            clientKeyData=issued.private_key_pem.bytes().decode(),
+            expirationTimestamp=datetime.now(UTC).isoformat(),
+        )
+
+    async with KubeApi(ssl_context=_server_context(authority, clients=True)) as api:
+        async with client_for(api, tmp_path, ca=ca, user=plugin.user()) as client:
+            for number in range(3):
+                give(f"c{number}@example")
+                await client.request("GET", PODS)
+        assert [r.status for r in api.requests] == [200] * 3

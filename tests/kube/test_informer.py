@@ -12,6 +12,7 @@ from anyio.lowlevel import checkpoint
 from copycat.kube.backoff import Backoff
 from copycat.kube.client import KubeClient, open_api
 from copycat.sandbox.kube_api import Fault, KubeApi
+from copycat.sandbox.kube_store import Key
 from tests.kube.support import Follower, Thing, client_for, pod, project, until
 
 BOTH = pytest.mark.parametrize("watch_list", [True, False], ids=["watch-list", "list"])
@@ -277,7 +278,7 @@ async def test_drift_is_repaired(api: KubeApi, client: KubeClient) -> None:
     api.create("pods", pod("p"))
     follower = Follower(client, resync=(10, 10), clock=lambda: now)
     async with follower.running():
-        lost = api.store["pods"].objects.pop(("shop", "p"))
+        lost = api.store["pods"].objects.pop(Key("shop", "p"))
         now = 11.0
         api.fail(Fault.ABORT)
         await until(lambda: lost.key not in follower.informer.store)

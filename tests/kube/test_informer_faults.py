@@ -13,7 +13,7 @@ from tests.kube.support import Follower, pod, until
 
 OPEN = [Fault.ABORT, Fault.END, Fault.ERROR_410, Fault.ERROR_500, Fault.STALL, Fault.TRUNCATE]
 ANSWERS = [Fault.WATCH_410, Fault.WATCH_429, Fault.WATCH_500, Fault.WATCH_ABORT]
-LISTS = [Fault.LIST_429, Fault.LIST_500, Fault.LIST_ABORT, Fault.CONTINUE_410]
+LISTS = [Fault.LIST_429, Fault.LIST_500, Fault.LIST_ABORT, Fault.NO_JSON, Fault.CONTINUE_410]
 #: Faults after which events may be lost.
 RELIST = {
     Fault.ERROR_410: "expired",

@@ -399,15 +399,17 @@ async def test_garbage(api: KubeApi, client: KubeClient) -> None:
 
 async def test_time_bound(api: KubeApi, client: KubeClient) -> None:
     """Leading is believed only for `renew` seconds after the last renewal was sent, whatever the loop does."""
-    now = 50.0
-    lease = _lease(client, "me", clock=lambda: now, duration=15, renew=10, retry=2)
+    time = {"now": 50.0}
+    lease = _lease(client, "me", clock=lambda: time["now"], duration=15, renew=10, retry=2)
+
+    def leads_at(now: float) -> bool:
+        time["now"] = now
+        return lease.is_leader
+
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(lease.hold, anyio.sleep_forever)
         await until(lambda: lease.is_leader)
-        now = 59.9
-        assert lease.is_leader
-        now = 60.0
-        assert not lease.is_leader
+        assert [leads_at(now) for now in (50.0, 59.9, 60.0)] == [True, True, False]
         tasks.cancel_scope.cancel()
 
 
