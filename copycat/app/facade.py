@@ -110,7 +110,7 @@ class Facade:
             total=sum(states.values()),
             protected=controller.protected() if controller else 0,
             workloads=controller.inventory.workloads() if controller else 0,
-            queued=len(controller.queue) if controller else 0,
+            queued=sum(controller.queue.depth().values()) if controller else 0,
             working=len(controller.queue.processing) if controller else 0,
             uncovered=self.uncovered(),
             started=self._date(self._started),

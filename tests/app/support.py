@@ -21,13 +21,15 @@ from copycat.sandbox.kube_api import KubeApi
 from copycat.sandbox.registry import Registry
 
 #: Seconds that any wait may take before the test fails.
-LIMIT = 20.0
+LIMIT = 15.0
 
 
 async def until(condition: Callable[[], bool]) -> None:
     """Return once it holds."""
     with anyio.fail_after(LIMIT):
-        while not condition():
+        while True:  # most of what is waited for has no event of its own
+            if condition():
+                return
             await anyio.sleep(0.01)
 
 

@@ -1,0 +1,54 @@
+"""Workloads from files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from copycat.app.manifests import read_manifests
+from copycat.errors import ConfigError
+
+POD = {
+    "kind": "Pod",
+    "apiVersion": "v1",
+    "metadata": {"name": "p"},
+    "spec": {"containers": [{"name": "c", "image": "a:1"}]},
+}
+CRON = """\
+kind: CronJob
+metadata: {name: c, namespace: ops}
+spec: {jobTemplate: {spec: {template: {spec: {containers: [{name: c, image: "b:1"}]}}}}}
+"""
+
+
+def test_documents_lists_and_json() -> None:
+    """YAML documents, List objects (nested too) and JSON give their workloads; other kinds are passed over."""
+    nested = {"kind": "List", "items": [POD, {"kind": "PodList", "items": [POD]}, None]}
+    text = f"{json.dumps(nested)}\n---\n{CRON}---\nkind: ConfigMap\n---\njust text\n---\n"
+    found = read_manifests(text.encode(), origin="m")
+    assert [(w.kind, w.namespace, w.images[0].image) for w in found] == [
+        ("Pod", "default", "a:1"),
+        ("Pod", "default", "a:1"),
+        ("CronJob", "ops", "b:1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param(b"a: [", "line", id="yaml"),
+        pytest.param(b"\xff\xfe\xff", "not readable", id="bytes"),
+        pytest.param(b"kind: Pod\nspec: 7\nmetadata: {name: x}", "Pod x", id="type"),
+        pytest.param(b"kind: Pod\nspec: 7\nmetadata: 7", "is not a Pod", id="metadata"),
+        pytest.param(
+            b"kind: Pod\nmetadata: {name: x}\nspec: {containers: 7}", "is not a Pod", id="list"
+        ),
+    ],
+)
+def test_what_cannot_be_read(text: bytes, words: str) -> None:
+    """A text that is no YAML, or an object of wrong shape, is a ConfigError that names the file."""
+    with pytest.raises(ConfigError) as caught:
+        read_manifests(text, origin="manifest 3")
+    assert words in str(caught.value)
+    assert "manifest 3" in str(caught.value)

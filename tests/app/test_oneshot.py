@@ -1,0 +1,145 @@
+"""`copycat mirror` and `copycat plan`: once, for a list, and what counts as good."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from copycat.app.oneshot import mirror, plan
+from copycat.errors import ConfigError
+from copycat.program import RealProgram
+from copycat.progress import JsonLines, Lines
+from copycat.sandbox.ledger import Phase
+from tests.app.support import World, named
+
+_WRITES = (Phase.START_UPLOAD, Phase.COMMIT, Phase.PUT_MANIFEST, Phase.DELETE)
+
+
+def manifest(world: World, *names: str) -> bytes:
+    """A List of Pods that run these images, as JSON."""
+    items = [
+        {
+            "kind": "Pod",
+            "metadata": named(f"p{n}"),
+            "spec": {"containers": [{"name": "c", "image": world.image(name)}]},
+        }
+        for n, name in enumerate(names)
+    ]
+    return json.dumps({"kind": "List", "items": items}).encode()
+
+
+async def test_references_and_manifests_are_copied(world: World) -> None:
+    """Each image is copied once and reported once; all good is True."""
+    a = world.source.add_image("a", "1", seed="a")
+    b = world.source.add_image("b", "1", seed="b")
+    out = io.StringIO()
+    good = await RealProgram().mirror(
+        world.settings(),
+        references=[world.image("a:1")],
+        manifests=[manifest(world, "a:1", "b:1")],
+        reporter=JsonLines(out),
+    )
+    assert good
+    assert world.target.has("mirror/a", a, "1") or "a" in out.getvalue()
+    digests = [json.loads(line).get("digest") for line in out.getvalue().splitlines()]
+    assert sorted(d for d in digests if d) == sorted([a.digest, b.digest])
+
+
+async def test_nothing_to_do(world: World) -> None:
+    """No images are no failure."""
+    assert await mirror(
+        world.settings(), references=[], manifests=[], reporter=Lines(io.StringIO())
+    )
+
+
+async def test_a_manifest_that_is_no_yaml(world: World) -> None:
+    """The number of the manifest is named, and nothing is asked of anybody."""
+    with pytest.raises(ConfigError, match="manifest 2"):
+        await mirror(
+            world.settings(),
+            references=[],
+            manifests=[b"", b"a: ["],
+            reporter=Lines(io.StringIO()),
+        )
+    assert world.source.requests == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "good", "state"),
+    [
+        pytest.param("excluded.example/x:1", True, "excluded", id="excluded"),
+        pytest.param("denied.example/x:1", False, "allowedRegistries", id="denied"),
+        pytest.param("NOT A REFERENCE", False, "failed", id="invalid"),
+        pytest.param("{source}/gone:1", False, "failed", id="failed"),
+        pytest.param("{source}/a:1", True, "a:1", id="copied"),
+        pytest.param("{target}/mine:1", True, "in_place", id="in-place"),
+    ],
+)
+async def test_outcomes(world: World, reference: str, good: bool, state: str) -> None:
+    """Each outcome is reported, and only what is at the target as asked, or excluded, is good."""
+    world.source.add_image("a", "1", seed="a")
+    world.target.add_image("mine", "1", seed="mine")
+    out = io.StringIO()
+    text = reference.format(source=world.source.address, target=world.target.address)
+    settings = world.settings(
+        exclude_registries="excluded.example",
+        allowed_registries=f"{world.source.address},{world.target.address},excluded.example",
+    )
+    found = await mirror(settings, references=[text], manifests=[], reporter=JsonLines(out))
+    assert found is good, out.getvalue()
+    assert state in out.getvalue()
+
+
+async def test_an_image_that_should_be_at_the_target_and_is_not(world: World) -> None:
+    """What names the target already but is not there is not good."""
+    out = io.StringIO()
+    missing = f"{world.target.address}/missing:1"
+    assert not await mirror(
+        world.settings(), references=[missing], manifests=[], reporter=JsonLines(out)
+    )
+
+
+async def test_a_plan_for_manifests(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """The plan names each image, extraImages too, and writes nothing."""
+    world.source.add_image("a", "1", seed="a")
+    world.source.add_image("extra", "1", seed="extra")
+    good = await RealProgram().plan(
+        world.settings(extra_images=world.image("extra:1")),
+        manifests=[manifest(world, "a:1")],
+        kubeconfig=None,
+        context=None,
+    )
+    out = capsys.readouterr().out
+    assert good
+    assert world.image("a:1") in out
+    assert world.image("extra:1") in out
+    assert world.target.ledger.count(*_WRITES) == 0
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param({}, id="everywhere"),
+        pytest.param({"include_namespaces": "demo"}, id="one-namespace"),
+    ],
+)
+async def test_a_plan_for_the_cluster(world: World, flags: dict[str, str]) -> None:
+    """What the cluster runs is listed once and planned; a missing image stands in the way; nothing is written."""
+    world.source.add_image("a", "1", seed="a")
+    world.deployment("a", world.image("a:1"))
+    world.api.forbid("cronjobs")
+    out = io.StringIO()
+    settings = world.settings(**flags)
+
+    async def planned() -> bool:
+        return await plan(
+            settings, manifests=None, kubeconfig=world.kubeconfig, context=None, out=out
+        )
+
+    assert await planned()
+    assert world.image("a:1") in out.getvalue()
+    world.deployment("b", world.image("gone:1"))
+    assert not await planned()
+    assert world.target.ledger.count(*_WRITES) == 0

@@ -1,0 +1,129 @@
+"""From settings to objects."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+from moto.server import ThreadedMotoServer
+
+from copycat.app.wiring import open_engine
+from copycat.config.settings import Settings
+from copycat.config.sources import load
+from copycat.errors import ConfigError
+from copycat.metrics import Metrics
+from tests.app.support import World
+
+ACCOUNT, REGION = "123456789012", "eu-central-1"
+HOST = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
+
+
+@pytest.fixture
+def no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An environment without any AWS credentials."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+
+
+@pytest.fixture
+def moto(no_aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An AWS on loopback, with keys for it."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    yield
+    server.stop()
+
+
+def ecr(**flags: object) -> Settings:
+    """Settings with ECR as the target."""
+    return load(
+        path="/nonexistent/copycat.yaml",
+        environ={},
+        flags={
+            "target_kind": "ecr",
+            "ecr.account_id": ACCOUNT,
+            "ecr.region": REGION,
+            "ecr.repo_prefix": "mirror",
+            **{key.replace("__", "."): value for key, value in flags.items()},
+        },
+    )
+
+
+async def built(settings: Settings) -> str:
+    """The target's registry of an engine of these settings."""
+    async with open_engine(settings, metrics=Metrics(version="test")) as engine:
+        return engine.target.registry
+
+
+async def test_ecr_tells_its_host(moto: None) -> None:
+    """The host is what AWS says, or follows from account and region."""
+    found = await built(ecr())
+    assert ACCOUNT in found
+    assert ".dkr.ecr." in found
+
+
+async def test_ecr_without_credentials_is_built_all_the_same(no_aws: None) -> None:
+    """If AWS may not be asked, the host that follows from account and region is used."""
+    assert await built(ecr()) == HOST
+
+
+@pytest.mark.parametrize(
+    ("flags", "host"),
+    [
+        pytest.param({"dry_run": True, "dry_pull": True}, HOST, id="nobody-is-asked"),
+        pytest.param({"ecr__endpoint": "ecr.example"}, "ecr.example", id="endpoint"),
+    ],
+)
+async def test_ecr_asks_nobody(no_aws: None, flags: dict[str, object], host: str) -> None:
+    """With an endpoint, or when nothing may be asked, no request is needed for the host."""
+    assert await built(ecr(**flags)) == host
+
+
+async def test_ecr_settings_that_cannot_be_used(no_aws: None) -> None:
+    """What ECR would refuse is a ConfigError before anything runs."""
+    settings = ecr()
+    broken = settings.ecr.model_copy(
+        update={"tag_mutability": "IMMUTABLE_WITH_EXCLUSION", "mutability_exclusions": ()}
+    )
+    with pytest.raises(ConfigError, match="exclusion"):
+        await built(settings.model_copy(update={"ecr": broken}))
+
+
+async def test_ecr_warns_of_a_dangerous_lifecycle_policy(
+    no_aws: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A lifecycle policy that would delete mirrored images is warned of at the start."""
+    policy = (
+        '{"rules":[{"rulePriority":1,"selection":{"tagStatus":"any",'
+        '"countType":"imageCountMoreThan","countNumber":5},"action":{"type":"expire"}}]}'
+    )
+    await built(ecr(ecr__lifecycle_policy=policy, dry_run=True, dry_pull=True))
+    assert "lifecycle policy" in capsys.readouterr().out
+
+
+async def test_a_login_and_rules_of_the_file(world: World) -> None:
+    """The target's login, credentials of registries, endpoints and path rules come from the file."""
+    file = world.folder / "config.yaml"
+    file.write_text(
+        f"""\
+targetKind: docker
+docker: {{registry: {world.target.address}, insecure: true, username: me, password: secret}}
+registries: [{{host: one.example, insecure: true}}, {{host: two.example}}]
+registryCredentials: [{{registry: one.example, username: u, password: p}}]
+pathMap: [{{from: a/, to: b/}}]
+mirrorPlatforms: [linux/amd64]
+"""
+    )
+    settings = await anyio.to_thread.run_sync(lambda: load(path=str(file), environ={}, flags={}))
+    assert await built(settings) == world.target.address
