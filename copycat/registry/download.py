@@ -19,8 +19,9 @@ from copycat.errors import DigestMismatch, RegistryError, Unavailable
 from copycat.oci.digest import Verifier
 from copycat.oci.manifest import Descriptor
 from copycat.registry.answers import NETWORK_ERRORS, Decoder, decoded, decoder, network_error
+from copycat.registry.calls import WATCHDOG, Call
 from copycat.registry.hosts import netloc
-from copycat.registry.transport import WATCHDOG, Call, Transport
+from copycat.registry.transport import Transport
 
 __all__ = ["Download"]
 
@@ -53,11 +54,12 @@ class Download:
         descriptor: Descriptor,
         *,
         on_bytes: Callable[[int], None] | None = None,
+        discard_limit: int = DISCARD_LIMIT,
     ) -> None:
         """Args: `call` is the GET; `on_bytes` is told the size of every chunk that is new."""
         self._transport, self._call, self._descriptor = transport, call, descriptor
         self._place = call.place
-        self._on_bytes = on_bytes
+        self._on_bytes, self._discard_limit = on_bytes, discard_limit
         self._verifier = Verifier(descriptor.digest, descriptor.size)
         self._opened = False
         self._host = call.place.registry
@@ -191,7 +193,7 @@ class Download:
         """Everything comes again from the start. Bounded, because repeating it is quadratic."""
         self._ranges = False
         self._discards += 1
-        if offset > DISCARD_LIMIT and self._discards > DISCARD_TIMES:
+        if offset > self._discard_limit and self._discards > DISCARD_TIMES:
             error = self._unavailable("it cannot resume and the stream broke repeatedly", "range")
             self._resumes = MAX_RESUMES
             raise error

@@ -6,22 +6,18 @@ written is the bytes that were read.
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-import msgspec
 from yarl import URL
 
 from copycat.errors import (
     Denied,
     DigestMismatch,
-    InvalidReference,
     NotFound,
     RegistryError,
     TooLarge,
     Unauthorized,
-    Unsupported,
     UploadRejected,
 )
 from copycat.oci.digest import Digest
@@ -38,20 +34,21 @@ from copycat.oci.manifest import (
 )
 from copycat.registry.answers import ERROR_LIMIT, Place, Reply
 from copycat.registry.auth import Login
+from copycat.registry.calls import Call
 from copycat.registry.download import Download
 from copycat.registry.keychain import ANONYMOUS, Access
-from copycat.registry.transport import Call, Transport
-from copycat.registry.upload import OpenBody, Upload, next_location
+from copycat.registry.lists import collect, content_type, described, read_referrers, read_tags
+from copycat.registry.location import next_location
+from copycat.registry.transport import Transport
+from copycat.registry.upload import OpenBody, Upload
 
 __all__ = ["Repository"]
 
 #: Tags per page; ECR answers more with an error (go-containerregistry#1091).
 TAGS_PAGE = 1000
-MAX_PAGES = 1000
 PAGE_LIMIT = 4 * 1024 * 1024
 
 _HEAD_UNSUPPORTED = frozenset({405, 501})
-_NEXT = re.compile(r'<([^>]*)>\s*;[^,]*\brel="?next"?', re.IGNORECASE)
 #: A manifest that names content which the target does not have; some answer so with 404.
 _MISSING_CONTENT = frozenset({"BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN", "MANIFEST_UNKNOWN"})
 _MOUNT_REFUSALS = frozenset({400, 401, 403, 404, 405})
@@ -93,7 +90,7 @@ class Repository:
                 return await self._get_descriptor(reference)
             if reply.status == 404:
                 return None
-            if reply.status < 300 and (found := _described(reply, reference)) is not None:
+            if reply.status < 300 and (found := described(reply, reference)) is not None:
                 return found
             endpoint.head_useless = reply.status in _HEAD_UNSUPPORTED
         return await self._get_descriptor(reference)
@@ -252,7 +249,7 @@ class Repository:
             yield descriptor.data
             return
         download = Download(
-            self._transport, self._blob_call(descriptor), descriptor, on_bytes=on_bytes
+            self._transport, self.blob_call(descriptor), descriptor, on_bytes=on_bytes
         )
         async with aclosing(download.chunks()) as chunks:
             async for chunk in chunks:
@@ -288,7 +285,8 @@ class Repository:
             raise self._mismatch(place, f"hashes to {actual}")
         return data
 
-    def _blob_call(self, descriptor: Descriptor) -> Call:
+    def blob_call(self, descriptor: Descriptor) -> Call:
+        """The request that reads a blob."""
         return Call(
             method="GET",
             repository=self.name,
@@ -368,19 +366,14 @@ class Repository:
 
     async def list_tags(self) -> list[str]:
         """Every tag, in the registry's order. Raises NotFound if the repository is not there."""
-        tags: dict[str, None] = {}
-        url: URL | None = None
-        for _ in range(MAX_PAGES):
-            place = self._place("list of tags")
-            reply = await self._fetch(
+        place = self._place("list of tags")
+
+        async def page(url: URL | None) -> Reply:
+            return await self._fetch(
                 "GET", f"tags/list?n={TAGS_PAGE}", place, url=url, limit=PAGE_LIMIT
             )
-            before = len(tags)
-            tags.update(dict.fromkeys(_tags(place, reply)))
-            url = _next_page(reply)
-            if url is None or len(tags) == before:
-                break
-        return list(tags)
+
+        return await collect(await page(None), page, lambda reply: read_tags(place, reply))
 
     async def referrers(self, digest: Digest) -> list[Descriptor]:
         """What refers to a manifest (signatures, SBOMs): by the API, else by the fallback tag.
@@ -389,39 +382,23 @@ class Repository:
         """
         place = self._place("referrers of", digest)
         refused = frozenset({301, 302, 303, 307, 308, 400, 404, 405, 501})
-        reply = await self._fetch(
-            "GET",
-            f"referrers/{digest}",
-            place,
-            headers={"Accept": OCI_INDEX},
-            accept=refused,
-            follow=False,
-            limit=MAX_PULL,
-        )
-        content_type = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if reply.status not in refused and content_type in INDEX_TYPES:
-            return await self._referrer_pages(place, reply)
-        return await self._fallback(digest)
 
-    async def _referrer_pages(self, place: Place, reply: Reply) -> list[Descriptor]:
-        found: dict[Digest, Descriptor] = {}
-        for _ in range(MAX_PAGES):
-            before = len(found)
-            document = parse_document(reply.body, content_type=OCI_INDEX)
-            found.update((d.digest, d) for d in document.successors())
-            url = _next_page(reply)
-            if url is None or len(found) == before:
-                break
-            reply = await self._fetch(
+        async def page(url: URL | None) -> Reply:
+            return await self._fetch(
                 "GET",
-                "",
+                f"referrers/{digest}",
                 place,
                 url=url,
                 headers={"Accept": OCI_INDEX},
+                accept=refused if url is None else frozenset(),
                 follow=False,
                 limit=MAX_PULL,
             )
-        return list(found.values())
+
+        first = await page(None)
+        if first.status in refused or content_type(first) not in INDEX_TYPES:
+            return await self._fallback(digest)
+        return await collect(first, page, read_referrers)
 
     async def _fallback(self, digest: Digest) -> list[Descriptor]:
         tag = f"{digest.algorithm}-{digest.hex}"[:128]
@@ -485,50 +462,3 @@ class Repository:
                 limit=limit,
             ),
         )
-
-
-def _described(reply: Reply, reference: str | Digest) -> Descriptor | None:
-    """The descriptor that the head of an answer gives; None if it gives none that can be trusted."""
-    length = reply.headers.get("Content-Length", "")
-    media_type = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if not length.isdecimal() or "Content-Encoding" in reply.headers:
-        return None
-    try:
-        digest = Digest.parse(reply.headers.get("Docker-Content-Digest", ""))
-    except InvalidReference:
-        if isinstance(reference, str):
-            return None
-        digest = reference
-    if isinstance(reference, Digest):
-        if digest.algorithm == reference.algorithm and digest != reference:
-            return None
-        digest = reference
-    return Descriptor(media_type=media_type, digest=digest, size=int(length))
-
-
-def _next_page(reply: Reply) -> URL | None:
-    """The `Link: <…>; rel="next"` of a list."""
-    for link in reply.headers.getall("Link", ()):
-        if (match := _NEXT.search(link)) is not None:
-            try:
-                return reply.url.join(URL(match[1], encoded=True))
-            except ValueError:
-                return None
-    return None
-
-
-class _TagsJSON(msgspec.Struct):
-    tags: list[str] | None = None
-
-
-def _tags(place: Place, reply: Reply) -> list[str]:
-    try:
-        return msgspec.json.decode(reply.body, type=_TagsJSON).tags or []
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Unsupported(
-            f"{place.who}: its answer for {place.what} is no list of tags.",
-            side=place.side,
-            reference=place.reference,
-            registry=place.registry,
-            status=reply.status,
-        ) from error

@@ -6,13 +6,12 @@ body that streams cannot, so uploads are tried again one level up, where the bod
 
 from __future__ import annotations
 
-import io
 import random
 import ssl
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType, TracebackType
 from typing import Self, TypeVar
 
@@ -22,104 +21,26 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 import copycat
-from copycat.errors import (
-    HostNotAllowed,
-    NotFound,
-    RegistryError,
-    Side,
-    Throttled,
-    TooLarge,
-    Unavailable,
-    printable,
-)
+from copycat.errors import NotFound, Side, Throttled, TooLarge, Unavailable, printable
 from copycat.metrics import Metrics
 from copycat.oci.reference import DOCKER_HUB, normalise_registry
-from copycat.registry.answers import (
-    ERROR_LIMIT,
-    NETWORK_ERRORS,
-    TRANSIENT,
-    Place,
-    Reply,
-    network_error,
-    read_body,
-    status_error,
-)
-from copycat.registry.auth import MARGIN, Authenticator, Exchange, Login
+from copycat.registry.answers import TRANSIENT, Place, Reply
+from copycat.registry.auth import Authenticator, Exchange
+from copycat.registry.calls import Answer, BodySpent, Call, Quota
 from copycat.registry.challenge import parse_challenges
 from copycat.registry.endpoint import Endpoint, endpoint
-from copycat.registry.hosts import (
-    FilteringResolver,
-    HostConfig,
-    HostPolicy,
-    Proxies,
-    TlsContexts,
-    netloc,
-    same_origin,
-)
+from copycat.registry.hosts import HostConfig, HostPolicy, Proxies, TlsContexts
 from copycat.registry.keychain import Keychain
-from copycat.registry.limits import GATE_PATIENCE, HostLimits, RetryPolicy, parse_retry_after
+from copycat.registry.limits import GATE_PATIENCE, HostLimits, RetryPolicy
 from copycat.registry.singleflight import SingleFlight
+from copycat.registry.wire import Wire
 
-__all__ = ["BodySpent", "Call", "HostConfig", "HostPolicy", "Quota", "Transport"]
+__all__ = ["HostConfig", "HostPolicy", "Transport"]
 
 T = TypeVar("T")
 
-MAX_HOPS = 10
-#: Silence on a body is never allowed for longer, even with requestTimeout 0 (seconds).
-WATCHDOG = 120.0
 DOCKER_HUB_STREAMS = 4
-READ_BUFFER = 256 * 1024
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_REPLAYED = frozenset({307, 308})
 _HINTS = frozenset({400, 401, 403})
-
-
-class BodySpent(Unavailable):
-    """A streaming body met a refusal that a new login cures: begin the upload again."""
-
-    default_reason = "login_renewed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quota:
-    """What a registry said about its pull quota (Docker Hub's ratelimit headers)."""
-
-    remaining: int
-    limit: int | None
-    window: float | None
-    """Seconds."""
-    at: float
-    """When it said so (the transport's clock)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One request, as the protocol means it."""
-
-    method: str
-    repository: str = ""
-    path: str = ""
-    """Below `/v2/<repository>/`."""
-    url: URL | None = None
-    """In place of repository and path: a Location."""
-    place: Place
-    login: Login | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | None = None
-    stream: AsyncIterable[bytes] | None = None
-    """A body that can be sent once; `headers` must have its Content-Length."""
-    accept: frozenset[int] = frozenset()
-    """Statuses besides 2xx that the caller handles."""
-    limit: int = ERROR_LIMIT
-    """Bytes of the answer that are read at most."""
-    follow: bool = True
-    retry: bool = True
-    silence: float | None = None
-    """Longest wait for the answer (seconds); None: the transport's."""
-    margin: float = MARGIN
-    """How long a token must still last."""
-    small: bool = True
-    """Takes a place in the host's lane for small requests."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,15 +49,6 @@ class _Host:
 
     endpoints: Sequence[Endpoint]
     streams: anyio.Semaphore
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
-    """The head of an answer; the body too, if it had to be read to understand a refusal."""
-
-    response: aiohttp.ClientResponse
-    foreign: bool
-    body: bytes | None = None
 
 
 class Transport:
@@ -167,53 +79,31 @@ class Transport:
         self.clock, self.sleep, self.jitter = clock, sleep, jitter
         self._configs = {normalise_registry(name): config for name, config in hosts.items()}
         self._targets, self._concurrency = target_registries, concurrency
-        self._proxies = proxies or Proxies()
-        endpoints = {
-            endpoint_host(text) for config in self._configs.values() for text in config.endpoints
-        }
-        self.policy = replace(
-            policy, named=policy.named | endpoints | self._configs.keys() | self._proxies.hosts
+        proxies = proxies or Proxies()
+        self.policy = self._policy(policy, proxies)
+        self._wire = Wire(
+            metrics=metrics,
+            policy=self.policy,
+            hosts=self._configs,
+            tls=TlsContexts(ca_file=ca_file, default=ssl_context),
+            proxies=proxies,
+            request_timeout=request_timeout,
+            retry=retry,
+            resolver=resolver,
+            user_agent=user_agent,
+            clock=clock,
+            jitter=jitter,
         )
-        self._tls = TlsContexts(ca_file=ca_file, default=ssl_context)
-        self._resolver, self._user_agent = resolver, user_agent
         self._auth = Authenticator(
             keychain=keychain, send=self._send_token, policy=self.policy, clock=clock
         )
         self._hosts: dict[str, _Host] = {}
         self._limits: dict[str, HostLimits] = {}
         self._pings: SingleFlight[tuple[str, str], None] = SingleFlight()
-        self._timeouts: dict[float | None, aiohttp.ClientTimeout] = {}
-        self._quotas: dict[str, Quota] = {}
-        self._stack = AsyncExitStack()
-        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         """Open the session."""
-        context = await self._tls.get(None)
-        resolver = self._resolver or aiohttp.ThreadedResolver()
-        connector = aiohttp.TCPConnector(
-            limit=0,
-            limit_per_host=0,
-            keepalive_timeout=30,
-            ttl_dns_cache=60,
-            ssl=context,
-            resolver=FilteringResolver(resolver, self.policy),
-        )
-        self._session = await self._stack.enter_async_context(
-            aiohttp.ClientSession(
-                connector=connector,
-                timeout=self._timeout(self.request_timeout or None),
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,  # see Proxies
-                read_bufsize=READ_BUFFER,
-                max_field_size=32768,
-                max_line_size=32768,
-                requote_redirect_url=False,
-                headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity"},
-                raise_for_status=False,
-            )
-        )
+        await self._wire.__aenter__()
         return self
 
     async def __aexit__(
@@ -223,8 +113,13 @@ class Transport:
         traceback: TracebackType | None,
     ) -> None:
         """Close every connection."""
-        self._session = None
-        await self._stack.aclose()
+        await self._wire.__aexit__(kind, error, traceback)
+
+    def _policy(self, policy: HostPolicy, proxies: Proxies) -> HostPolicy:
+        """The policy with what the `registries` table and the proxy variables name."""
+        endpoints = {endpoint_host(e) for c in self._configs.values() for e in c.endpoints}
+        named = policy.named | endpoints | self._configs.keys() | proxies.hosts
+        return replace(policy, named=frozenset(named))
 
     # What others ask
 
@@ -238,7 +133,7 @@ class Transport:
 
     def quota(self, registry: str) -> Quota | None:
         """The newest word of a registry about its pull quota."""
-        return self._quotas.get(registry)
+        return self._wire.quotas.get(registry)
 
     @asynccontextmanager
     async def streams(self, *registries: str) -> AsyncIterator[None]:
@@ -349,8 +244,9 @@ class Transport:
                 ):
                     raise
                 self.metrics.retries.labels(endpoint.label, error.reason).inc()
-                # A Retry-After has shut the gate, which is where the next turn waits.
-                pause = 0.0 if error.retry_after else self.retry.delay(failures, self.jitter)
+                pause = error.retry_after or self.retry.delay(failures, self.jitter)
+                if error.retry_after and endpoint.limits.gate.remaining():
+                    pause = 0.0  # the gate is where the next turn waits
             await self.sleep(pause)
 
     async def _admit(self, endpoint: Endpoint, call: Call) -> None:
@@ -414,11 +310,11 @@ class Transport:
 
     async def _ping_with(self, endpoint: Endpoint, ping: Call, scheme: str) -> None:
         url = URL(f"{scheme}://{endpoint.host}/v2/", encoded=True)
-        response = await self._send(endpoint, ping, url, None)
+        response = await self._wire.send(endpoint, ping, url, None)
         with suppress(TooLarge):  # a page for people
-            reply = await self._reply(endpoint, ping, _Answer(response=response, foreign=False))
+            reply = await self._wire.read(endpoint, ping, Answer(response=response, foreign=False))
             if reply.status in TRANSIENT:
-                raise self._error(endpoint, ping, reply)
+                raise self._wire.error(endpoint, ping, reply)
         endpoint.scheme = scheme
         endpoint.limits.breaker.success()  # a try at TLS before is no failure
         # Any other answer is as good as "no challenge yet": a 401 later brings its own.
@@ -430,12 +326,14 @@ class Transport:
         await self._ready(endpoint, call.place)
         if call.small:
             async with endpoint.limits.small:
-                reply = await self._reply(endpoint, call, await self._authorised(endpoint, call))
+                reply = await self._wire.read(
+                    endpoint, call, await self._authorised(endpoint, call)
+                )
         else:
-            reply = await self._reply(endpoint, call, await self._authorised(endpoint, call))
+            reply = await self._wire.read(endpoint, call, await self._authorised(endpoint, call))
         if reply.status < 300 or reply.status in call.accept:
             return reply
-        raise self._error(endpoint, call, reply)
+        raise self._wire.error(endpoint, call, reply)
 
     async def _open(self, endpoint: Endpoint, call: Call) -> aiohttp.ClientResponse:
         await self._ready(endpoint, call.place)
@@ -443,40 +341,21 @@ class Transport:
         status = answer.response.status
         if answer.body is None and (status < 300 or status in call.accept):
             return answer.response
-        raise self._error(endpoint, call, await self._reply(endpoint, call, answer))
+        raise self._wire.error(endpoint, call, await self._wire.read(endpoint, call, answer))
 
-    async def _reply(self, endpoint: Endpoint, call: Call, answer: _Answer) -> Reply:
-        response = answer.response
-        limit = call.limit if response.status < 300 else ERROR_LIMIT
-        try:
-            body = answer.body
-            if body is None:
-                body = await read_body(response, call.place, limit)
-        except NETWORK_ERRORS as error:
-            raise network_error(call.place, error, host=netloc(response.url)) from error
-        finally:
-            response.release()
-        return Reply(
-            status=response.status,
-            headers=response.headers,
-            body=body,
-            url=response.url,
-            foreign=answer.foreign,
-        )
-
-    async def _authorised(self, endpoint: Endpoint, call: Call) -> _Answer:
+    async def _authorised(self, endpoint: Endpoint, call: Call) -> Answer:
         """Send with the login's header; after a refusal that it can answer, send again."""
         if call.login is None:
-            return await self._follow(endpoint, call, None)
+            return await self._wire.follow(endpoint, call, None)
         exchange = await self._auth.exchange(endpoint, call.login, margin=call.margin)
         while True:
-            answer = await self._follow(endpoint, call, await exchange.header())
+            answer = await self._wire.follow(endpoint, call, await exchange.header())
             status = answer.response.status
             if answer.foreign or status not in _HINTS or status in call.accept - {401}:
                 if status < 400 and not answer.foreign:
                     exchange.accepted()
                 return answer
-            reply = await self._reply(endpoint, call, answer)
+            reply = await self._wire.read(endpoint, call, answer)
             if not await self._try_again(exchange, call, reply):
                 if status != 400:
                     self.metrics.auth_failures.labels(endpoint.label).inc()
@@ -496,145 +375,6 @@ class Transport:
             status=reply.status,
         )
 
-    async def _follow(self, endpoint: Endpoint, call: Call, authorization: str | None) -> _Answer:
-        """Send, and follow redirects by hand: the query stays byte for byte, the header stays at home."""
-        url = call.url or endpoint.url(call.repository, call.path)
-        for _ in range(MAX_HOPS + 1):
-            foreign = not same_origin(url, endpoint.base)
-            response = await self._send(endpoint, call, url, None if foreign else authorization)
-            target = self._redirect(call, url, response)
-            if target is None:
-                return _Answer(response=response, foreign=foreign)
-            response.release()
-            if url.scheme == "https" and target.scheme != "https":
-                raise HostNotAllowed(
-                    f"{call.place.who}: {call.place.what} redirects from TLS to {target.scheme}, which is not followed.",
-                    side=call.place.side,
-                    reference=call.place.reference,
-                    registry=endpoint.registry,
-                    reason="downgrade",
-                )
-            url = target
-        raise Unavailable(
-            f"{call.place.who}: {call.place.what} redirects more than {MAX_HOPS} times.",
-            side=call.place.side,
-            reference=call.place.reference,
-            registry=endpoint.registry,
-            reason="redirect_loop",
-            temporary=False,
-        )
-
-    @staticmethod
-    def _redirect(call: Call, url: URL, response: aiohttp.ClientResponse) -> URL | None:
-        if response.status not in _REDIRECTS or not call.follow or response.status in call.accept:
-            return None
-        if call.stream is not None:
-            return None
-        if call.method not in {"GET", "HEAD"} and response.status not in _REPLAYED:
-            return None
-        location = response.headers.get("Location")
-        if not location:
-            return None
-        try:
-            target = url.join(URL(location, encoded=True))
-        except ValueError:
-            return None
-        return target if target.scheme in {"http", "https"} and target.host else None
-
-    async def _send(
-        self, endpoint: Endpoint, call: Call, url: URL, authorization: str | None
-    ) -> aiohttp.ClientResponse:
-        """One request on the wire. Raises HostNotAllowed before, Unavailable if no head of an answer came."""
-        self.policy.check(url, side=call.place.side)
-        headers = (
-            {**call.headers, "Authorization": authorization} if authorization else call.headers
-        )
-        label, session = endpoint.label, self._session
-        if session is None:
-            raise RuntimeError("the transport is not open")
-        context = await self._context(endpoint, url)
-        begun = self.clock()
-        try:
-            response = await session.request(
-                call.method,
-                url,
-                headers=headers,
-                data=_payload(call),
-                allow_redirects=False,
-                ssl=context,
-                proxy=self._proxies.get(url),
-                timeout=self._timeout(self._silence(call)),
-            )
-        except NETWORK_ERRORS as error:
-            self.metrics.requests.labels(label, call.method, "0").inc()
-            failure = network_error(call.place, error, host=netloc(url))
-            if call.stream is None and same_origin(url, endpoint.base):
-                endpoint.limits.breaker.failure()
-            raise failure from error
-        self.metrics.requests.labels(label, call.method, str(response.status)).inc()
-        self.metrics.request_duration.labels(label, call.method).observe(self.clock() - begun)
-        if same_origin(url, endpoint.base):
-            self._observe(endpoint, call, response)
-        return response
-
-    def _silence(self, call: Call) -> float | None:
-        return self.request_timeout or None if call.silence is None else call.silence
-
-    def _timeout(self, silence: float | None) -> aiohttp.ClientTimeout:
-        if (timeout := self._timeouts.get(silence)) is None:
-            connect = min(15.0, self.request_timeout or 15.0)
-            timeout = aiohttp.ClientTimeout(
-                total=None, connect=2 * connect, sock_connect=connect, sock_read=silence
-            )
-            if len(self._timeouts) < 64:
-                self._timeouts[silence] = timeout
-        return timeout
-
-    async def _context(self, endpoint: Endpoint, url: URL) -> ssl.SSLContext | bool:
-        if url.scheme != "https":
-            return True
-        if url.host == endpoint.base.host and url.port == endpoint.base.port:
-            return await self._tls.get(endpoint.config)
-        return await self._tls.get(self._configs.get(netloc(url)))
-
-    def _observe(self, endpoint: Endpoint, call: Call, response: aiohttp.ClientResponse) -> None:
-        """Keep what the head of an answer says about the host."""
-        status, headers = response.status, response.headers
-        breaker = endpoint.limits.breaker
-        if status in TRANSIENT and status >= 500:
-            breaker.failure("" if breaker.probing else call.path)
-        elif status != 429:
-            breaker.success()
-        if (remaining := headers.get("ratelimit-remaining")) is not None:
-            self._note_quota(endpoint, remaining, headers.get("ratelimit-limit", ""))
-
-    def _note_quota(self, endpoint: Endpoint, remaining: str, limit: str) -> None:
-        """`ratelimit-remaining: 76;w=21600` (registry notes 4, Docker Hub)."""
-        count, _, window = remaining.partition(";w=")
-        if not count.strip().isdecimal():
-            return
-        most = limit.partition(";")[0].strip()
-        self._quotas[endpoint.registry] = Quota(
-            remaining=int(count),
-            limit=int(most) if most.isdecimal() else None,
-            window=float(window) if window.isdecimal() else None,
-            at=self.clock(),
-        )
-        self.metrics.quota.labels(endpoint.label).set(int(count))
-
-    def _error(self, endpoint: Endpoint, call: Call, reply: Reply) -> RegistryError:
-        """The error for a reply; a Retry-After (or a 429 without one) shuts the host's gate."""
-        retry_after = None
-        if reply.status in TRANSIENT and not reply.foreign:
-            value = reply.headers.get("Retry-After")
-            retry_after = parse_retry_after(value) if value else None
-            shut = retry_after
-            if shut is None and reply.status == 429:
-                shut = self.retry.delay(1, self.jitter)
-            if shut:
-                self.metrics.throttled.labels(endpoint.label).inc(endpoint.limits.gate.shut(shut))
-        return status_error(call.place, reply, retry_after=retry_after)
-
     async def _send_token(
         self,
         endpoint: Endpoint,
@@ -651,16 +391,8 @@ class Transport:
             side=self.side(endpoint.registry),
         )
         call = Call(method=method, url=url, place=place, headers=headers, body=body, follow=False)
-        response = await self._send(endpoint, call, url, None)
-        return await self._reply(endpoint, call, _Answer(response=response, foreign=True))
-
-
-def _payload(call: Call) -> bytes | io.BytesIO | AsyncIterable[bytes] | None:
-    if call.stream is not None:
-        return call.stream
-    # aiohttp writes large bytes in one piece, and warns about it.
-    large = call.body is not None and len(call.body) > READ_BUFFER
-    return io.BytesIO(call.body or b"") if large else call.body
+        response = await self._wire.send(endpoint, call, url, None)
+        return await self._wire.read(endpoint, call, Answer(response=response, foreign=True))
 
 
 def endpoint_host(text: str) -> str:

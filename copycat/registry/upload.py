@@ -18,7 +18,6 @@ from yarl import URL
 from copycat.errors import (
     CopycatError,
     DigestMismatch,
-    HostNotAllowed,
     RegistryError,
     Throttled,
     TooLarge,
@@ -31,12 +30,13 @@ from copycat.oci.digest import Digest
 from copycat.oci.manifest import Descriptor
 from copycat.registry.answers import Place, Reply
 from copycat.registry.auth import Login
+from copycat.registry.calls import WATCHDOG, BodySpent, Call
 from copycat.registry.endpoint import Form
-from copycat.registry.hosts import same_origin
 from copycat.registry.limits import GATE_PATIENCE
-from copycat.registry.transport import WATCHDOG, BodySpent, Call, Transport
+from copycat.registry.location import next_location, with_digest
+from copycat.registry.transport import Transport
 
-__all__ = ["SMALL", "OpenBody", "Upload", "next_location", "resolve_location", "with_digest"]
+__all__ = ["SMALL", "OpenBody", "Upload"]
 
 OpenBody = Callable[[], AsyncIterator[bytes]]
 
@@ -69,55 +69,6 @@ _SESSION_CODES = frozenset(
 )
 #: Old Artifactory and others do not know a PUT with a body (containerd#3533).
 _FORM_STATUSES = frozenset({400, 404, 405})
-
-
-def resolve_location(base: URL, location: str) -> URL:
-    """The URL that a Location means; every byte of its query stays.
-
-    On the same host a lost scheme or port is the request's own (registries behind TLS proxies,
-    distribution#2225). Raises ValueError if it is no URL of HTTP.
-    """
-    target = base.join(URL(location.strip(), encoded=True))
-    if target.scheme not in {"http", "https"} or not target.host:
-        raise ValueError(f"{location!r} is no HTTP URL")
-    if target.host.lower() != (base.host or "").lower() or same_origin(target, base):
-        return target
-    if target.explicit_port is not None and target.scheme == base.scheme:
-        return target
-    path = target.raw_path_qs
-    return URL(f"{base.scheme}://{base.raw_authority}{path}", encoded=True)
-
-
-def with_digest(location: URL, digest: Digest) -> URL:
-    """The Location with `digest=` appended raw: yarl's query functions would decode a signed state."""
-    text = str(location)
-    return URL(
-        f"{text}{'&' if '?' in text else '?'}digest={digest.algorithm}%3A{digest.hex}", encoded=True
-    )
-
-
-def next_location(place: Place, reply: Reply) -> URL:
-    """The Location of an answer about an upload. Raises UploadRejected if it has none that can be used."""
-    try:
-        target = resolve_location(reply.url, reply.headers["Location"])
-    except (KeyError, ValueError) as error:
-        raise UploadRejected(
-            f"{place.who}: no usable Location for {place.what} (HTTP {reply.status}).",
-            side=place.side,
-            reference=place.reference,
-            registry=place.registry,
-            status=reply.status,
-            reason="no_location",
-        ) from error
-    if reply.url.scheme == "https" and target.scheme != "https":
-        raise HostNotAllowed(
-            f"{place.who}: {place.what} is to be sent to {target.host} without TLS, which is not done.",
-            side=place.side,
-            reference=place.reference,
-            registry=place.registry,
-            reason="downgrade",
-        )
-    return target
 
 
 class _Beat:

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from copycat.errors import DigestMismatch, NotFound, Throttled, Unavailable, Unsupported
 from copycat.oci.manifest import Descriptor
+from copycat.registry.download import Download
 from copycat.registry.limits import RetryPolicy
 from copycat.sandbox.faults import FaultOptions
 from copycat.sandbox.ledger import Phase
@@ -246,17 +247,18 @@ async def test_stalled_resume() -> None:
         assert fault.hits == 1
 
 
-async def test_discarding_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_discarding_is_bounded() -> None:
     """A source that sends everything again from the start is borne with twice for a large blob."""
-    monkeypatch.setattr("copycat.registry.download.DISCARD_LIMIT", MIB)
     async with Registry() as a:
         a.put_blob("team/app", DATA)
         a.fail(Phase.GET_BLOB, cut_at=2 * MIB)
         for nth in range(2, 6):
             a.fail(Phase.GET_BLOB, nth=nth, ignore_range=True, cut_at=2 * MIB + nth * 1000)
         async with world(a.address) as here:
+            call = here.source(a.address).blob_call(blob(DATA))
+            download = Download(here.transport, call, blob(DATA), discard_limit=MIB)
             with pytest.raises(Unavailable, match="cannot resume"):
-                await read(here, a.address, blob(DATA))
+                b"".join([chunk async for chunk in download.chunks()])
 
         assert a.ledger.count(Phase.GET_BLOB) == 4
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 from trustme import CA
 
 from copycat.errors import (
@@ -822,3 +823,42 @@ async def test_login_error_is_shared() -> None:
 
         assert len(failures) == 5
         assert a.ledger.count(Phase.TOKEN) < 5
+
+
+async def test_warnings() -> None:
+    """A registry's warning for people is logged, each text once."""
+    warned = {"Warning": '299 - "this tag goes away"'}
+    replies = [web.Response(body=DATA, headers=warned) for _ in range(3)]
+    replies.append(web.Response(body=DATA, headers={"Warning": '199 - "not for us"'}))
+    with capture_logs() as logs:
+        async with scripted(answers(*replies)) as script, world(script.address) as here:
+            for _ in range(4):
+                await ask(here, script.address)
+
+    assert [row["warning"] for row in logs] == ['299 - "this tag goes away"']
+
+
+async def test_long_patience_of_a_token_service() -> None:
+    """A token service that asks for a little patience gets it."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    refusals = [web.Response(status=429, headers={"Retry-After": "3"})]
+
+    def answer(seen: Seen) -> web.Response:
+        if seen.target.startswith("/token"):
+            return refusals.pop() if refusals else web.json_response({"token": "good"})
+        if seen.headers.get("Authorization") == "Bearer good":
+            return web.Response(body=DATA)
+        realm = f'Bearer realm="http://{seen.headers["Host"]}/token"'
+        return web.Response(status=401, headers={"WWW-Authenticate": realm})
+
+    async with (
+        scripted(answer, pings=True) as script,
+        world(script.address, sleep=sleep) as here,
+    ):
+        await ask(here, script.address)
+
+    assert slept == [3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
+import anyio
 import pytest
 from aiohttp import web
 from hypothesis import given
@@ -23,7 +24,7 @@ from copycat.errors import (
 from copycat.oci.digest import Digest
 from copycat.registry.endpoint import Form
 from copycat.registry.keychain import Credentials
-from copycat.registry.upload import resolve_location, with_digest
+from copycat.registry.location import resolve_location, with_digest
 from copycat.sandbox.exchange import LocationStyle
 from copycat.sandbox.faults import FaultOptions
 from copycat.sandbox.ledger import Phase
@@ -273,6 +274,31 @@ async def test_slow_commit() -> None:
             await here.target(b.address).upload_blob(blob(LARGE), sent(LARGE))
 
         assert b.ledger.count(Phase.COMMIT) == 1
+
+
+async def test_cancelled() -> None:
+    """A cancelled upload closes its body at once and commits nothing; the same can be sent afterwards."""
+    closed = anyio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            async for chunk in sent(LARGE)():
+                yield chunk
+            await anyio.sleep_forever()
+        finally:
+            closed.set()
+
+    async with Registry() as b, world(b.address) as here:
+        target = here.target(b.address)
+        more = blob(LARGE + b"never comes")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(target.upload_blob, more, body)
+            await b.wait_for(lambda r: Phase.UPLOAD_BODY in r.phases)
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+        assert closed.is_set()
+        assert b.blobs.get("copy/app", {}) == {}
+        await target.upload_blob(blob(LARGE), sent(LARGE))
 
 
 # The body's own errors

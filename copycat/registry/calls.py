@@ -1,0 +1,75 @@
+"""One request as the protocol means it, and what comes back, before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Mapping
+from dataclasses import dataclass, field
+
+import aiohttp
+from yarl import URL
+
+from copycat.errors import Unavailable
+from copycat.registry.answers import ERROR_LIMIT, Place
+from copycat.registry.auth import MARGIN, Login
+
+__all__ = ["WATCHDOG", "Answer", "BodySpent", "Call", "Quota"]
+
+#: Silence on a body is never allowed for longer, even with requestTimeout 0 (seconds).
+WATCHDOG = 120.0
+
+
+class BodySpent(Unavailable):
+    """A streaming body met a refusal that a new login cures: begin the upload again."""
+
+    default_reason = "login_renewed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What a registry said about its pull quota (Docker Hub's ratelimit headers)."""
+
+    remaining: int
+    limit: int | None
+    window: float | None
+    """Seconds."""
+    at: float
+    """When it said so (the transport's clock)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request, as the protocol means it."""
+
+    method: str
+    repository: str = ""
+    path: str = ""
+    """Below `/v2/<repository>/`."""
+    url: URL | None = None
+    """In place of repository and path: a Location."""
+    place: Place
+    login: Login | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    stream: AsyncIterable[bytes] | None = None
+    """A body that can be sent once; `headers` must have its Content-Length."""
+    accept: frozenset[int] = frozenset()
+    """Statuses besides 2xx that the caller handles."""
+    limit: int = ERROR_LIMIT
+    """Bytes of the answer that are read at most."""
+    follow: bool = True
+    retry: bool = True
+    silence: float | None = None
+    """Longest wait for the answer (seconds); None: the transport's."""
+    margin: float = MARGIN
+    """How long a token must still last."""
+    small: bool = True
+    """Takes a place in the host's lane for small requests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The head of an answer; the body too, if it had to be read to understand a refusal."""
+
+    response: aiohttp.ClientResponse
+    foreign: bool
+    body: bytes | None = None

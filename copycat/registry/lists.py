@@ -1,0 +1,97 @@
+"""What answers about manifests, tags and referrers say, page by page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from typing import TypeVar
+
+import msgspec
+from yarl import URL
+
+from copycat.errors import InvalidReference, Unsupported
+from copycat.oci.digest import Digest
+from copycat.oci.manifest import OCI_INDEX, Descriptor, parse_document
+from copycat.registry.answers import Place, Reply
+
+__all__ = ["collect", "content_type", "described", "read_referrers", "read_tags"]
+
+T = TypeVar("T", bound=Hashable)
+
+MAX_PAGES = 1000
+_NEXT = re.compile(r'<([^>]*)>\s*;[^,]*\brel="?next"?', re.IGNORECASE)
+
+
+def content_type(reply: Reply) -> str:
+    """The media type of an answer, without its parameters."""
+    return reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def described(reply: Reply, reference: str | Digest) -> Descriptor | None:
+    """The descriptor that the head of an answer gives; None if it gives none that can be trusted."""
+    length = reply.headers.get("Content-Length", "")
+    if not length.isdecimal() or "Content-Encoding" in reply.headers:
+        return None
+    try:
+        digest = Digest.parse(reply.headers.get("Docker-Content-Digest", ""))
+    except InvalidReference:
+        if isinstance(reference, str):
+            return None
+        digest = reference
+    if isinstance(reference, Digest):
+        if digest.algorithm == reference.algorithm and digest != reference:
+            return None
+        digest = reference
+    return Descriptor(media_type=content_type(reply), digest=digest, size=int(length))
+
+
+async def collect(
+    first: Reply,
+    page: Callable[[URL], Awaitable[Reply]],
+    read: Callable[[Reply], Iterable[T]],
+) -> list[T]:
+    """What is on all pages, each thing once; a list that goes in circles ends."""
+    found: dict[T, None] = {}
+    reply = first
+    for _ in range(MAX_PAGES):
+        before = len(found)
+        found.update(dict.fromkeys(read(reply)))
+        url = next_page(reply)
+        if url is None or len(found) == before:
+            break
+        reply = await page(url)
+    return list(found)
+
+
+def next_page(reply: Reply) -> URL | None:
+    """The `Link: <…>; rel="next"` of a list."""
+    for link in reply.headers.getall("Link", ()):
+        if (match := _NEXT.search(link)) is not None:
+            try:
+                return reply.url.join(URL(match[1], encoded=True))
+            except ValueError:
+                return None
+    return None
+
+
+def read_referrers(reply: Reply) -> Iterable[Descriptor]:
+    """The descriptors of one page of referrers."""
+    return parse_document(reply.body, content_type=OCI_INDEX).successors()
+
+
+class _TagsJSON(msgspec.Struct):
+    tags: list[str] | None = None
+
+
+def read_tags(place: Place, reply: Reply) -> list[str]:
+    """The tags of one page. Raises Unsupported if it is none."""
+    try:
+        return msgspec.json.decode(reply.body, type=_TagsJSON).tags or []
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Unsupported(
+            f"{place.who}: its answer for {place.what} is no list of tags.",
+            side=place.side,
+            reference=place.reference,
+            registry=place.registry,
+            status=reply.status,
+        ) from error

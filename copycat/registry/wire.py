@@ -1,0 +1,302 @@
+"""Requests on the wire: the one session, redirects by hand, and what every answer's head teaches.
+
+A redirect, a Location or a realm is a registry's wish. Each hop is checked against the policy, each
+is made with the certificates of its own host, and the login stays at the registry's origin.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import ssl
+import time
+from collections import deque
+from collections.abc import AsyncIterable, Callable, Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+from copycat.errors import HostNotAllowed, RegistryError, Unavailable, printable
+from copycat.logs import get_logger
+from copycat.metrics import Metrics
+from copycat.registry.answers import (
+    ERROR_LIMIT,
+    NETWORK_ERRORS,
+    TRANSIENT,
+    Reply,
+    network_error,
+    read_body,
+    status_error,
+)
+from copycat.registry.calls import Answer, Call, Quota
+from copycat.registry.endpoint import Endpoint
+from copycat.registry.hosts import (
+    FilteringResolver,
+    HostConfig,
+    HostPolicy,
+    Proxies,
+    TlsContexts,
+    netloc,
+    same_origin,
+)
+from copycat.registry.limits import RetryPolicy, parse_retry_after
+
+__all__ = ["Wire"]
+
+_log = get_logger(__name__)
+
+MAX_HOPS = 10
+READ_BUFFER = 256 * 1024
+CONNECT_TIMEOUT = 15.0
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_REPLAYED = frozenset({307, 308})
+
+
+class Wire:
+    """An async context manager around the session."""
+
+    def __init__(
+        self,
+        *,
+        metrics: Metrics,
+        policy: HostPolicy,
+        hosts: Mapping[str, HostConfig],
+        tls: TlsContexts,
+        proxies: Proxies,
+        request_timeout: float,
+        retry: RetryPolicy,
+        resolver: AbstractResolver | None,
+        user_agent: str,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """Args: as the transport's; `hosts` has a row for every host with certificates of its own."""
+        self._metrics, self._policy, self._configs = metrics, policy, hosts
+        self._tls, self._proxies = tls, proxies
+        self._request_timeout, self._retry = request_timeout, retry
+        self._resolver, self._user_agent = resolver, user_agent
+        self._clock, self._jitter = clock, jitter
+        self._timeouts: dict[float | None, aiohttp.ClientTimeout] = {}
+        self._warned: deque[str] = deque(maxlen=256)
+        self._stack = AsyncExitStack()
+        self._session: aiohttp.ClientSession | None = None
+        self.quotas: dict[str, Quota] = {}
+
+    async def __aenter__(self) -> Self:
+        """Open the session."""
+        context = await self._tls.get(None)
+        resolver = self._resolver or aiohttp.ThreadedResolver()
+        connector = aiohttp.TCPConnector(
+            limit=0,
+            limit_per_host=0,
+            keepalive_timeout=30,
+            ttl_dns_cache=60,
+            ssl=context,
+            resolver=FilteringResolver(resolver, self._policy),
+        )
+        self._session = await self._stack.enter_async_context(
+            aiohttp.ClientSession(
+                connector=connector,
+                timeout=self._timeout(self._request_timeout or None),
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,  # see Proxies
+                read_bufsize=READ_BUFFER,
+                max_field_size=32768,
+                max_line_size=32768,
+                requote_redirect_url=False,
+                headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity"},
+                raise_for_status=False,
+            )
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close every connection."""
+        self._session = None
+        await self._stack.aclose()
+
+    async def follow(self, endpoint: Endpoint, call: Call, authorization: str | None) -> Answer:
+        """Send, and follow redirects by hand: the query stays byte for byte, the header stays at home."""
+        url = call.url or endpoint.url(call.repository, call.path)
+        for _ in range(MAX_HOPS + 1):
+            foreign = not same_origin(url, endpoint.base)
+            response = await self.send(endpoint, call, url, None if foreign else authorization)
+            target = self._redirect(call, url, response)
+            if target is None:
+                return Answer(response=response, foreign=foreign)
+            response.release()
+            if url.scheme == "https" and target.scheme != "https":
+                raise HostNotAllowed(
+                    f"{call.place.who}: {call.place.what} redirects from TLS to {target.scheme}, which is not followed.",
+                    side=call.place.side,
+                    reference=call.place.reference,
+                    registry=endpoint.registry,
+                    reason="downgrade",
+                )
+            url = target
+        raise Unavailable(
+            f"{call.place.who}: {call.place.what} redirects more than {MAX_HOPS} times.",
+            side=call.place.side,
+            reference=call.place.reference,
+            registry=endpoint.registry,
+            reason="redirect_loop",
+            temporary=False,
+        )
+
+    @staticmethod
+    def _redirect(call: Call, url: URL, response: aiohttp.ClientResponse) -> URL | None:
+        if response.status not in _REDIRECTS or not call.follow or response.status in call.accept:
+            return None
+        if call.stream is not None:
+            return None
+        if call.method not in {"GET", "HEAD"} and response.status not in _REPLAYED:
+            return None
+        location = response.headers.get("Location")
+        if not location:
+            return None
+        try:
+            target = url.join(URL(location, encoded=True))
+        except ValueError:
+            return None
+        return target if target.scheme in {"http", "https"} and target.host else None
+
+    async def send(
+        self, endpoint: Endpoint, call: Call, url: URL, authorization: str | None
+    ) -> aiohttp.ClientResponse:
+        """One request on the wire. Raises HostNotAllowed before, Unavailable if no head of an answer came."""
+        self._policy.check(url, side=call.place.side)
+        headers = (
+            {**call.headers, "Authorization": authorization} if authorization else call.headers
+        )
+        label, session = endpoint.label, self._session
+        if session is None:
+            raise RuntimeError("the transport is not open")
+        context = await self._context(endpoint, url)
+        begun = self._clock()
+        try:
+            response = await session.request(
+                call.method,
+                url,
+                headers=headers,
+                data=_payload(call),
+                allow_redirects=False,
+                ssl=context,
+                proxy=self._proxies.get(url),
+                timeout=self._timeout(self._silence(call)),
+            )
+        except NETWORK_ERRORS as error:
+            self._metrics.requests.labels(label, call.method, "0").inc()
+            failure = network_error(call.place, error, host=netloc(url))
+            if call.stream is None and same_origin(url, endpoint.base):
+                endpoint.limits.breaker.failure()
+            raise failure from error
+        self._metrics.requests.labels(label, call.method, str(response.status)).inc()
+        self._metrics.request_duration.labels(label, call.method).observe(self._clock() - begun)
+        if same_origin(url, endpoint.base):
+            self._observe(endpoint, call, response)
+        return response
+
+    def _silence(self, call: Call) -> float | None:
+        return self._request_timeout or None if call.silence is None else call.silence
+
+    def _timeout(self, silence: float | None) -> aiohttp.ClientTimeout:
+        if (timeout := self._timeouts.get(silence)) is None:
+            connect = min(CONNECT_TIMEOUT, self._request_timeout or CONNECT_TIMEOUT)
+            timeout = aiohttp.ClientTimeout(
+                total=None, connect=2 * connect, sock_connect=connect, sock_read=silence
+            )
+            if len(self._timeouts) < 64:
+                self._timeouts[silence] = timeout
+        return timeout
+
+    async def _context(self, endpoint: Endpoint, url: URL) -> ssl.SSLContext | bool:
+        if url.scheme != "https":
+            return True
+        if url.host == endpoint.base.host and url.port == endpoint.base.port:
+            return await self._tls.get(endpoint.config)
+        return await self._tls.get(self._configs.get(netloc(url)))
+
+    def _observe(self, endpoint: Endpoint, call: Call, response: aiohttp.ClientResponse) -> None:
+        """Keep what the head of an answer says about the host."""
+        status, headers = response.status, response.headers
+        breaker = endpoint.limits.breaker
+        if status in TRANSIENT and status >= 500:
+            breaker.failure("" if breaker.probing else call.path)
+        elif status != 429:
+            breaker.success()
+        if "Warning" in headers:
+            self._warn(endpoint, headers.getall("Warning"))
+        if (remaining := headers.get("ratelimit-remaining")) is not None:
+            self._note_quota(endpoint, remaining, headers.get("ratelimit-limit", ""))
+
+    def _warn(self, endpoint: Endpoint, warnings: list[str]) -> None:
+        """`Warning: 299 - "…"` is for people (distribution-spec, "Warnings"); each text once."""
+        for warning in warnings:
+            text = printable(warning)
+            if warning.startswith("299 ") and text not in self._warned:
+                self._warned.append(text)
+                _log.warning("the registry warns", registry=endpoint.registry, warning=text)
+
+    def _note_quota(self, endpoint: Endpoint, remaining: str, limit: str) -> None:
+        """`ratelimit-remaining: 76;w=21600` (registry notes 4, Docker Hub)."""
+        count, _, window = remaining.partition(";w=")
+        if not count.strip().isdecimal():
+            return
+        most = limit.partition(";")[0].strip()
+        self.quotas[endpoint.registry] = Quota(
+            remaining=int(count),
+            limit=int(most) if most.isdecimal() else None,
+            window=float(window) if window.isdecimal() else None,
+            at=self._clock(),
+        )
+        self._metrics.quota.labels(endpoint.label).set(int(count))
+
+    async def read(self, endpoint: Endpoint, call: Call, answer: Answer) -> Reply:
+        response = answer.response
+        limit = call.limit if response.status < 300 else ERROR_LIMIT
+        try:
+            body = answer.body
+            if body is None:
+                body = await read_body(response, call.place, limit)
+        except NETWORK_ERRORS as error:
+            raise network_error(call.place, error, host=netloc(response.url)) from error
+        finally:
+            response.release()
+        return Reply(
+            status=response.status,
+            headers=response.headers,
+            body=body,
+            url=response.url,
+            foreign=answer.foreign,
+        )
+
+    def error(self, endpoint: Endpoint, call: Call, reply: Reply) -> RegistryError:
+        """The error for a reply; a Retry-After (or a 429 without one) shuts the host's gate."""
+        retry_after = None
+        if reply.status in TRANSIENT and not reply.foreign:
+            value = reply.headers.get("Retry-After")
+            retry_after = parse_retry_after(value) if value else None
+            shut = retry_after
+            if shut is None and reply.status == 429:
+                shut = self._retry.delay(1, self._jitter)
+            if shut:
+                self._metrics.throttled.labels(endpoint.label).inc(endpoint.limits.gate.shut(shut))
+        return status_error(call.place, reply, retry_after=retry_after)
+
+
+def _payload(call: Call) -> bytes | io.BytesIO | AsyncIterable[bytes] | None:
+    if call.stream is not None:
+        return call.stream
+    # aiohttp writes large bytes in one piece, and warns about it.
+    large = call.body is not None and len(call.body) > READ_BUFFER
+    return io.BytesIO(call.body or b"") if large else call.body
