@@ -245,7 +245,9 @@ class ServeOptions:
 
 async def serve(options: ServeOptions, *, started: Callable[[KubeApi], None] | None = None) -> None:
     """Serve until cancelled. `started` is called once the port is open; by default the address is printed."""
-    async with KubeApi(host=options.host, port=options.port) as api:
+    # At 2,000 changes a second a list of 100,000 objects must not outlast the history.
+    history = 20_000 if options.events else 5000
+    async with KubeApi(host=options.host, port=options.port, history=history) as api:
         fill(api.store, pods=options.pods, images=options.images, prefix=options.image_prefix)
         if options.kubeconfig is not None:
             api.kubeconfig(options.kubeconfig)
