@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +105,7 @@ async def main(
         console.print(f"source registry     http://{source.address}")
         console.print(f"target registry     http://{target.address}")
         console.print(f"Kubernetes API      {api.url}")
-        with tempfile.TemporaryDirectory() as folder:
+        async with anyio.TemporaryDirectory() as folder:
             kubeconfig = await anyio.to_thread.run_sync(api.kubeconfig, Path(folder) / "kubeconfig")
             settings = _settings(source.address, target.address)
             return await _show(
