@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import anyio
+import pytest
 
 from copycat.app.facade import MAX_USERS
+from copycat.errors import Unavailable
 from tests.app.support import World, fetch, protected, row_of, until
 
 
@@ -121,3 +123,11 @@ async def test_many_users_are_cut(world: World) -> None:
         await until(lambda: program.facade.status().images == {"dry_run": 1})
         assert len(row_of(program, world.image("a:1")).users) == MAX_USERS
         assert program.facade.status().mode == "dryRun"
+
+
+async def test_orders_after_the_end_are_refused(world: World) -> None:
+    """A program that does not lead any more refuses orders with the reason."""
+    async with world.running() as program:
+        await until(lambda: program.facade.status().ready)
+    with pytest.raises(Unavailable, match="does not lead"):
+        await program.facade.reset_cooldown()

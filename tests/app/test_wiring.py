@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,14 @@ import anyio.to_thread
 import pytest
 from moto.server import ThreadedMotoServer
 
+from copycat.app.oneshot import mirror
 from copycat.app.wiring import open_engine
 from copycat.config.settings import Settings
 from copycat.config.sources import load
 from copycat.errors import ConfigError
 from copycat.metrics import Metrics
+from copycat.progress import Lines
+from copycat.sandbox.registry import Registry
 from tests.app.support import World
 
 ACCOUNT, REGION = "123456789012", "eu-central-1"
@@ -113,17 +117,28 @@ async def test_ecr_warns_of_a_dangerous_lifecycle_policy(
 
 
 async def test_a_login_and_rules_of_the_file(world: World) -> None:
-    """The target's login, credentials of registries, endpoints and path rules come from the file."""
-    file = world.folder / "config.yaml"
-    file.write_text(
-        f"""\
+    """Logins of both sides, hosts and path rules of the file reach what copies: the image is where the rule says."""
+    file = anyio.Path(world.folder / "config.yaml")
+    async with (
+        Registry(username="me", password="secret") as target,
+        Registry(username="you", password="other") as source,
+    ):
+        content = source.add_image("a/x", "1", seed="x")
+        await file.write_text(
+            f"""\
 targetKind: docker
-docker: {{registry: {world.target.address}, insecure: true, username: me, password: secret}}
-registries: [{{host: one.example, insecure: true}}, {{host: two.example}}]
-registryCredentials: [{{registry: one.example, username: u, password: p}}]
+docker: {{registry: "{target.address}", insecure: true, username: me}}
+registries: [{{host: "{source.address}", insecure: true}}, {{host: two.example}}]
+registryCredentials: [{{registry: "{source.address}", username: you, passwordFile: "{world.folder}/password"}}]
 pathMap: [{{from: a/, to: b/}}]
 mirrorPlatforms: [linux/amd64]
 """
-    )
-    settings = await anyio.to_thread.run_sync(lambda: load(path=str(file), environ={}, flags={}))
-    assert await built(settings) == world.target.address
+        )
+        await anyio.Path(world.folder / "password").write_text("other\n")
+        settings = await anyio.to_thread.run_sync(
+            lambda: load(path=str(file), environ={"TARGET_PASSWORD": "secret"}, flags={})
+        )
+        out = io.StringIO()
+        reference = f"{source.address}/a/x:1"
+        assert await mirror(settings, references=[reference], manifests=[], reporter=Lines(out))
+        assert target.has("b/x", content, "1")
