@@ -226,7 +226,7 @@ async def test_what_the_configuration_leaves_out(
 
 
 async def test_the_platforms_of_the_nodes(world: World) -> None:
-    """With checkNodePlatform an image that lacks a node's platform is not counted as good."""
+    """With checkNodePlatform the nodes are watched, those that go too, and what runs on them is copied."""
     content = index(seed="x", platforms=("linux/amd64", "linux/arm64"), layers=(900,))
     world.source.add("x", content, "1")
     for name, architecture in (("n1", "amd64"), ("n2", "amd64")):
