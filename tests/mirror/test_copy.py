@@ -212,6 +212,24 @@ async def test_no_mounts(bench: Bench) -> None:
     assert not [r for r in bench.target.requests if "mount=" in r.query]
 
 
+async def test_side_by_side(bench: Bench) -> None:
+    """Without mounting two repositories get one blob at the same time, neither waits for the other."""
+    bench.use(Unmountable(bench.world.transport, bench.target.address))
+    image = bench.source.add("team/app", images.image(layers=(SHARED,)))
+    gate = anyio.Event()
+    bench.source.fail(
+        Phase.GET_BLOB, match=lambda r: r.reference == SHARED.digest, times=2, hold=gate
+    )
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            for repository in ("copy/app", "copy/other"):
+                tasks.start_soon(bench.copier.copy, job(bench, repository), image.document)
+            await bench.source.wait_for(lambda r: r.reference == SHARED.digest, count=2)
+            gate.set()
+    assert bench.target.has("copy/app", image)
+    assert bench.target.has("copy/other", image)
+
+
 @pytest.mark.parametrize("repository", ["copy/app", "copy/other"], ids=["same", "other"])
 @pytest.mark.parametrize("fails", [False, True], ids=["works", "fails"])
 async def test_single_flight(bench: Bench, repository: str, fails: bool) -> None:

@@ -326,7 +326,7 @@ async def test_running_elsewhere(bench: Bench) -> None:
     bench.source.add_image("team/app", "1.0")
     other = images.image(seed="loaded")
     result = await bench.run(need=runs(other, certain=False))
-    assert (result.state, result.absent) == ("protected", frozenset({of(other)}))
+    assert (result.state, result.absent) == ("protected", frozenset(frozenset({of(other)})))
 
 
 async def test_running_and_gone(bench: Bench) -> None:
