@@ -311,6 +311,8 @@ class Attempt:
             self.standing = None
             await self._ensure(whole)
             return await self._move_tag(tag, present, whole)
+        if self.need.check_anchors:
+            await self._ensure(whole)
         return _Verdict("protected")
 
     async def _select(self, document: Document, platforms: frozenset[Platform]) -> Document:
