@@ -169,22 +169,10 @@ class _Ecr:
         from copycat.registry.ecr.hosts import derived_host
         from copycat.registry.ecr.keychain import EcrKeychain
         from copycat.registry.ecr.lifecycle import lifecycle_warnings
-        from copycat.registry.ecr.settings import EcrSettings
         from copycat.registry.ecr.target import EcrTarget
 
         ecr = settings.ecr
-        wanted = EcrSettings(
-            account_id=ecr.account_id,
-            region=ecr.region,
-            create_repo=ecr.create_repo,
-            lifecycle_policy=ecr.lifecycle_policy,
-            tag_mutability=ecr.tag_mutability,
-            mutability_exclusions=ecr.mutability_exclusions,
-            scan_on_push=ecr.scan_on_push,
-            kms_key=ecr.kms_key,
-            tags=ecr.tags,
-            repository_policy=ecr.repository_policy,
-        )
+        wanted = ecr.wanted()
         if problems := wanted.problems():
             raise ConfigError(*problems)
         for warning in lifecycle_warnings(ecr.lifecycle_policy) if ecr.lifecycle_policy else ():
