@@ -51,7 +51,7 @@ STALE_WATCH = 900.0
 #: A leader that has not renewed for this long after its Lease ended (seconds) has lost its loop.
 _LAG_SAMPLE = 0.5
 #: Seconds between looks at the watches.
-_WATCH_LOOK = 30.0
+WATCH_LOOK = 30.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -63,6 +63,9 @@ async def run(
     environ: Mapping[str, str] = os.environ,
     resolver: AbstractResolver | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    wall: Callable[[], float] = time.time,
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     started: Callable[[Program], None] = lambda program: None,
 ) -> None:
     """Run until SIGTERM or SIGINT.
@@ -70,6 +73,7 @@ async def run(
     Args:
         kubeconfig, context: instead of the Pod's service account.
         resolver, ssl_context: for tests.
+        clock, wall, sleep: the time of everything that is counted in minutes and hours.
         started: is told once the listeners listen.
 
     Raises:
@@ -80,11 +84,25 @@ async def run(
     metrics = Metrics(version=copycat.__version__, resources=resources)
     async with (
         open_engine(
-            settings, metrics=metrics, resolver=resolver, ssl_context=ssl_context
+            settings,
+            metrics=metrics,
+            resolver=resolver,
+            ssl_context=ssl_context,
+            clock=clock,
+            wall=wall,
+            sleep=sleep,
         ) as engine,
         open_api(kubeconfig, context, environ=environ) as client,
     ):
-        program = Program(settings, engine=engine, client=client, environ=environ)
+        program = Program(
+            settings,
+            engine=engine,
+            client=client,
+            environ=environ,
+            clock=clock,
+            wall=wall,
+            sleep=sleep,
+        )
         await program.run(started=started)
 
 
@@ -99,9 +117,10 @@ class Program:
         client: KubeClient,
         environ: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
-        """Args: the engine and the client stay the caller's; `sleep` is between looks at the watches."""
+        """Args: the engine and the client stay the caller's; `clock`, `wall` and `sleep` are the controller's too."""
         self._settings = settings
         self._engine = engine
         self._client = client
@@ -113,7 +132,9 @@ class Program:
         self._stale = ""
         self._lease = self._make_lease(environ)
         prefix = f"/{settings.repo_prefix}" if settings.repo_prefix else ""
-        self.facade = Facade(settings, target=f"{engine.target.registry}{prefix}")
+        self.facade = Facade(
+            settings, target=f"{engine.target.registry}{prefix}", clock=clock, wall=wall
+        )
         self.facade.leading = self._lease is None
         self.facade.uncovered = self._uncovered
         if self._lease is not None:
@@ -273,9 +294,10 @@ class Program:
                 naming=self._engine.naming,
                 target_registry=self._engine.target.registry,
                 platforms=platforms_of(settings),
+                clock=self._clock,
             ),
             mirror=self._engine.mirror,
-            ledger=Ledger(cooldown_minutes=settings.failure_cooldown_minutes),
+            ledger=Ledger(cooldown_minutes=settings.failure_cooldown_minutes, clock=self._clock),
             metrics=self._engine.metrics,
             workers=settings.max_concurrent_reconciles * len(settings.watch_resources),
             intervals=Intervals(
@@ -285,6 +307,8 @@ class Program:
             ),
             digest_pull=settings.digest_pull,
             may_write=self._may_write,
+            clock=self._clock,
+            sleep=self._sleep,
         )
 
     def _may_write(self) -> bool:
@@ -378,7 +402,7 @@ class Program:
     async def _watch_the_watches(self) -> None:
         """A watch may hang in a way that no time-out sees; an API that is down is not that."""
         while True:
-            await self._sleep(_WATCH_LOOK)
+            await self._sleep(WATCH_LOOK)
             silent = [
                 i.resource
                 for i in self._informers

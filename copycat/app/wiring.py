@@ -6,6 +6,7 @@ Lower layers get plain values; whoever wants to know what a key does follows it 
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -59,19 +60,24 @@ async def open_engine(
     metrics: Metrics,
     resolver: AbstractResolver | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    wall: Callable[[], float] = time.time,
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
 ) -> AsyncIterator[Engine]:
     """The engine of a configuration; everything in it is closed at the end.
 
     Args:
         resolver, ssl_context: where host names lead and whom to trust, for tests.
+        clock, wall: seconds that only grow, and Unix time, by which the logins of clouds end.
 
     Raises:
         ConfigError: the configuration cannot be used after all.
     """
     async with AsyncExitStack() as stack:
         if settings.target_kind == "ecr":
-            builder: _Docker | _Ecr = await stack.enter_async_context(_Ecr.open(settings))
+            builder: _Docker | _Ecr = await stack.enter_async_context(
+                _Ecr.open(settings, clock=clock, wall=wall, sleep=sleep)
+            )
         else:
             builder = _Docker(settings)
         keychain = ChainKeychain(*builder.keychains, StaticKeychain(_credentials(settings)))
@@ -163,7 +169,14 @@ class _Ecr:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings) -> AsyncIterator[_Ecr]:
+    async def open(
+        cls,
+        settings: Settings,
+        *,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> AsyncIterator[_Ecr]:
         """Asks AWS for the registry's host, unless the configuration says it or nobody may be asked."""
         from copycat.registry.ecr.aws import Aws
         from copycat.registry.ecr.hosts import derived_host
@@ -181,7 +194,7 @@ class _Ecr:
             Aws(region=ecr.region, role_arn=ecr.assume_role_arn) as aws,
             Aws(region=ecr.region) as sources,
         ):
-            keychain = EcrKeychain(target=aws, sources=sources)
+            keychain = EcrKeychain(target=aws, sources=sources, clock=wall)
             registry = ecr.endpoint or derived_host(ecr.account_id, ecr.region)
             if not ecr.endpoint and not (settings.dry_run and settings.dry_pull):
                 registry = await cls._discover(keychain, ecr.account_id, registry)
@@ -190,7 +203,9 @@ class _Ecr:
                 settings,
                 registry,
                 keychain,
-                lambda transport: EcrTarget(transport, registry, aws=aws, settings=wanted),
+                lambda transport: EcrTarget(
+                    transport, registry, aws=aws, settings=wanted, clock=clock, sleep=sleep
+                ),
             )
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import anyio
+from aiohttp.abc import AbstractResolver
 
 from copycat.admin.api import Image as Row
 from copycat.app.process import Program, run
@@ -19,6 +21,7 @@ from copycat.oci.reference import Reference
 from copycat.sandbox.images import Image
 from copycat.sandbox.kube_api import KubeApi
 from copycat.sandbox.registry import Registry
+from tests.app.times import Time
 
 #: Seconds that any wait may take before the test fails.
 LIMIT = 15.0
@@ -76,24 +79,10 @@ class World:
         )
 
     @asynccontextmanager
-    async def running(self, **flags: object) -> AsyncIterator[Program]:
-        """The program at work; it is stopped in good order at the end, which must not take long."""
-        found: list[Program] = []
-        ready = anyio.Event()
-
-        def started(program: Program) -> None:
-            found.append(program)
-            ready.set()
-
-        settings, kubeconfig = self.settings(**flags), self.kubeconfig
-        with anyio.fail_after(3 * LIMIT):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(
-                    lambda: run(settings, kubeconfig=kubeconfig, environ={}, started=started)
-                )
-                await ready.wait()
-                yield found[0]
-                found[0].stop()
+    async def running(self, time: Time | None = None, /, **flags: object) -> AsyncIterator[Program]:
+        """The program at work."""
+        async with program_of(self.settings(**flags), self.kubeconfig, time) as program:
+            yield program
 
     def image(self, name: str) -> str:
         """A reference to something at the source."""
@@ -130,6 +119,45 @@ class World:
     def holds(self, row: Row, image: Image, tag: str | None = None) -> bool:
         """Whether the target has the image of a row, whole."""
         return self.target.has(repository(row), image, tag)
+
+
+@asynccontextmanager
+async def program_of(
+    settings: Settings,
+    kubeconfig: str,
+    time: Time | None = None,
+    *,
+    resolver: AbstractResolver | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> AsyncIterator[Program]:
+    """The program at work; it is stopped in good order at the end, which must not take long."""
+    found: list[Program] = []
+    ready = anyio.Event()
+    now = time or Time()
+
+    def started(program: Program) -> None:
+        found.append(program)
+        ready.set()
+
+    async def work() -> None:
+        await run(
+            settings,
+            kubeconfig=kubeconfig,
+            environ={},
+            resolver=resolver,
+            ssl_context=ssl_context,
+            clock=now.clock,
+            wall=now.wall,
+            sleep=now.sleep,
+            started=started,
+        )
+
+    with anyio.fail_after(3 * LIMIT):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(work)
+            await ready.wait()
+            yield found[0]
+            found[0].stop()
 
 
 def named(name: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ import signal
 import anyio
 import pytest
 
-from copycat.app.process import STALE_WATCH, Program
+from copycat.app.process import STALE_WATCH, WATCH_LOOK, Program
 from copycat.app.wiring import open_engine
 from copycat.kube.client import open_api
 from copycat.metrics import Metrics
@@ -256,13 +256,15 @@ async def test_extra_images_need_no_workload(world: World) -> None:
 
 
 class Later:
-    """A sleep that returns when told."""
+    """The sleep between looks at the watches, which returns when told; all others last."""
 
     def __init__(self) -> None:
         self.waits = 0
         self._go = anyio.Event()
 
     async def __call__(self, seconds: float) -> None:
+        if seconds != WATCH_LOOK:
+            await anyio.sleep_forever()
         self.waits += 1
         await self._go.wait()
         self._go = anyio.Event()
