@@ -1,0 +1,179 @@
+"""A repository's blobs: looked for, streamed and verified, mounted, sent."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from yarl import URL
+
+from copycat.errors import DigestMismatch, TooLarge, Unauthorized
+from copycat.oci.digest import Digest
+from copycat.oci.manifest import Descriptor
+from copycat.registry.answers import Place
+from copycat.registry.auth import Login
+from copycat.registry.calls import Call
+from copycat.registry.download import Download
+from copycat.registry.keychain import ANONYMOUS, Access
+from copycat.registry.location import next_location
+from copycat.registry.part import HEAD_UNSUPPORTED, Part
+from copycat.registry.transport import Transport
+from copycat.registry.upload import OpenBody, Upload
+
+__all__ = ["Blobs"]
+
+_MOUNT_REFUSALS = frozenset({400, 401, 403, 404, 405})
+
+
+class Blobs(Part):
+    """The part of a repository's API that concerns blobs."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        registry: str,
+        name: str,
+        *,
+        push: bool = False,
+        access: Access = ANONYMOUS,
+    ) -> None:
+        """No upload session is open."""
+        super().__init__(transport, registry, name, push=push, access=access)
+        self._sessions: dict[Digest, URL] = {}
+
+    async def has_blob(self, digest: Digest) -> bool:
+        """Whether the blob is there. A registry that cannot say so is taken for one that lacks it."""
+        reply = await self._fetch(
+            "HEAD",
+            f"blobs/{digest}",
+            self._place("blob", digest),
+            # A redirect is an answer: only what exists has a place in the storage behind.
+            accept=frozenset({301, 302, 303, 307, 308, 404}) | HEAD_UNSUPPORTED,
+            follow=False,
+        )
+        return reply.status < 400
+
+    async def read_blob(
+        self, descriptor: Descriptor, *, on_bytes: Callable[[int], None] | None = None
+    ) -> AsyncGenerator[bytes]:
+        """Stream a blob, verified: the last chunk comes only if size and hash are right.
+
+        A break is mended by Range requests. Close it (`contextlib.aclosing`) to free the connection.
+        Args: `on_bytes` is told what arrives from the registry. Raises DigestMismatch, registry errors.
+        """
+        if descriptor.data is not None:
+            yield descriptor.data
+            return
+        download = Download(
+            self._transport, self.blob_call(descriptor), descriptor, on_bytes=on_bytes
+        )
+        async with aclosing(download.chunks()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def get_blob(self, descriptor: Descriptor) -> bytes:
+        """A small blob, whole and verified. Raises DigestMismatch and the registry errors."""
+        if descriptor.data is not None:
+            return descriptor.data
+        try:
+            return await self._get_blob(descriptor)
+        except DigestMismatch:
+            return await self._get_blob(descriptor)
+
+    async def _get_blob(self, descriptor: Descriptor) -> bytes:
+        data = b""
+        place = self._place("blob", descriptor.digest)
+        if descriptor.size:
+            path = f"blobs/{descriptor.digest}"
+            try:
+                reply = await self._fetch("GET", path, place, limit=descriptor.size)
+            except TooLarge as error:
+                if error.status:
+                    raise
+                raise self._mismatch(place, f"has more than {descriptor.size} bytes") from error
+            data = reply.body
+        if len(data) != descriptor.size:
+            raise self._mismatch(
+                place, f"should have {descriptor.size} bytes, but it has {len(data)}"
+            )
+        actual = Digest.of(data, descriptor.digest.algorithm)
+        if actual != descriptor.digest:
+            raise self._mismatch(place, f"hashes to {actual}")
+        return data
+
+    def blob_call(self, descriptor: Descriptor) -> Call:
+        """The request that reads a blob."""
+        return Call(
+            method="GET",
+            repository=self.name,
+            path=f"blobs/{descriptor.digest}",
+            place=self._place("blob", descriptor.digest),
+            login=self._login,
+        )
+
+    async def mount_blob(self, descriptor: Descriptor, from_repository: str) -> bool:
+        """Have the registry take a blob from another of its repositories; False if it will not.
+
+        The session that a refusal opened is kept and serves the next `upload_blob` of that digest.
+        """
+        endpoint = self._transport.endpoint(self.registry)
+        if from_repository in endpoint.no_mount:
+            return False
+        digest = descriptor.digest
+        place = self._place("blob", digest, writing=True)
+        try:
+            reply = await self._transport.fetch(
+                self.registry, self._mount_call(place, digest, from_repository)
+            )
+        except Unauthorized:
+            # No token for both repositories: Docker Hub, Harbor (go-containerregistry#1679, harbor#17097).
+            endpoint.no_mount.add(from_repository)
+            return False
+        if reply.status == 201:
+            return True
+        if reply.status == 202:
+            self._sessions[digest] = next_location(place, reply)
+        elif reply.status != 404:
+            endpoint.no_mount.add(from_repository)
+        return False
+
+    def _mount_call(self, place: Place, digest: Digest, from_repository: str) -> Call:
+        source = self._transport.endpoint(self.registry).repository(from_repository)
+        query = f"mount={digest.algorithm}%3A{digest.hex}&from={source.replace('/', '%2F')}"
+        return Call(
+            method="POST",
+            repository=self.name,
+            path=f"blobs/uploads/?{query}",
+            place=place,
+            # A login of its own: its token would not be one for this repository alone.
+            login=Login(
+                repository=self.name,
+                actions=self._actions,
+                access=self._access,
+                side=self._side,
+                also=(from_repository,),
+            ),
+            headers={"Content-Length": "0"},
+            accept=_MOUNT_REFUSALS,
+        )
+
+    async def upload_blob(
+        self,
+        descriptor: Descriptor,
+        open_body: OpenBody,
+        *,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> None:
+        """Send a blob. Args: `open_body` begins a new body for every attempt; `on_bytes` is told what was taken.
+
+        Raises the body's errors as they are, UploadRejected, and the registry errors.
+        """
+        upload = Upload(
+            self._transport,
+            self._login,
+            descriptor,
+            place=self._place("blob", descriptor.digest, writing=True),
+            exists=lambda: self.has_blob(descriptor.digest),
+            on_bytes=on_bytes,
+        )
+        await upload.send(open_body, self._sessions.pop(descriptor.digest, None))
