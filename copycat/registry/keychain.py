@@ -6,13 +6,11 @@ the transport can try the next one when a registry refuses the first (kubelet do
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +18,9 @@ import anyio.to_thread
 
 from copycat.errors import Unauthorized
 from copycat.oci.reference import normalise_registry
+from copycat.registry.credentials import Credentials
+from copycat.registry.dockerconfig import DockerAuth, matching
+from copycat.registry.globs import go_match
 
 __all__ = [
     "ANONYMOUS",
@@ -33,36 +34,6 @@ __all__ = [
     "go_match",
 ]
 
-#: Docker's config.json marks an identity token by this user name.
-IDENTITY_USER = "<token>"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credentials:
-    """What one may show to a registry: a name and a password, a bearer token, or an identity token."""
-
-    username: str = ""
-    password: str = field(default="", repr=False)
-    token: str = field(default="", repr=False)
-    """Sent as Bearer; on a 401 with a Bearer challenge it is exchanged there."""
-    identity_token: str = field(default="", repr=False)
-    """A refresh token: exchanged by POST (registry notes 1.2)."""
-    source: str = ""
-    """Where it was configured, for messages: `registryCredentials[0]`."""
-
-    @property
-    def key(self) -> str:
-        """An opaque name for caches that is the same for the same secret and says nothing about it."""
-        secret = f"{self.username}\0{self.password}\0{self.token}\0{self.identity_token}"
-        return hashlib.sha256(secret.encode()).hexdigest()[:32]
-
-    @property
-    def refresh_token(self) -> str:
-        """The identity token, in either of its spellings; empty if this is another kind."""
-        if self.identity_token:
-            return self.identity_token
-        return self.password if self.username == IDENTITY_USER else ""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
@@ -70,8 +41,8 @@ class Access:
 
     namespaces: frozenset[str] = frozenset()
     """Namespaces of the workloads that use the image."""
-    secrets: tuple[Credentials, ...] = ()
-    """What the pull secrets of those workloads hold for this registry."""
+    secrets: tuple[DockerAuth, ...] = ()
+    """What the pull secrets of those workloads hold, each bound to the registry that it is for."""
 
 
 ANONYMOUS = Access()
@@ -85,54 +56,6 @@ class Keychain(Protocol):
     ) -> Sequence[Credentials]:
         """The candidates for a repository, most specific first; empty means: ask anonymously."""
         ...
-
-
-@lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    """The pattern as a regular expression. Raises ValueError for what Go calls ErrBadPattern."""
-    out: list[str] = []
-    i = 0
-    while i < len(pattern):
-        char = pattern[i]
-        if char == "*":
-            out.append("[^/]*")
-        elif char == "?":
-            out.append("[^/]")
-        elif char == "[":
-            text, i = _class(pattern, i)
-            out.append(text)
-        elif char == "\\":
-            i += 1
-            if i == len(pattern):
-                raise ValueError(f"the pattern {pattern!r} ends in a backslash")
-            out.append(re.escape(pattern[i]))
-        else:
-            out.append(re.escape(char))
-        i += 1
-    return re.compile("".join(out), re.DOTALL)
-
-
-def _class(pattern: str, start: int) -> tuple[str, int]:
-    """A `[…]` class that opens at `start`: its expression and the index of its closing bracket."""
-    found = re.compile(r"\[(\^?)((?:\\.|[^\\\]])+)\]", re.DOTALL).match(pattern, start)
-    if found is None:
-        raise ValueError(f"the pattern {pattern!r} has a bracket that is not closed or is empty")
-    body = re.sub(
-        r"\\?(.)", lambda m: m[1] if m[0] == "-" else re.escape(m[1]), found[2], flags=re.DOTALL
-    )
-    try:
-        re.compile(f"[{body}]")
-    except re.error as error:
-        raise ValueError(f"the pattern {pattern!r} has a bad class: {error}") from error
-    return f"[{found[1]}{body}]", found.end() - 1
-
-
-def go_match(pattern: str, name: str) -> bool:
-    """Go's `filepath.Match`: `*` and `?` stop at `/`, `[a-z]` and `[^a-z]` are classes, `\\` escapes.
-
-    Raises ValueError for a malformed pattern.
-    """
-    return _compiled(pattern).fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,8 +204,8 @@ class AccessKeychain:
     async def resolve(
         self, registry: str, repository: str, access: Access
     ) -> Sequence[Credentials]:
-        """The secrets as they came: who built the `Access` chose those of this registry."""
-        return access.secrets
+        """Those of the secrets that are for this repository; nothing else ever leaves a pull secret."""
+        return matching(access.secrets, registry, repository)
 
 
 class ChainKeychain:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from copycat.errors import Unauthorized
+from copycat.registry.dockerconfig import DockerAuth
 from copycat.registry.keychain import (
     ANONYMOUS,
     Access,
@@ -202,9 +203,22 @@ def test_refresh_token(credentials: Credentials, expected: str) -> None:
 
 async def test_chain() -> None:
     """Keychains one after the other, each secret once."""
-    secret = Credentials(username="host", password="pw")
+    secrets = (
+        DockerAuth(host="ghcr.io", credentials=Credentials(username="host", password="pw")),
+        DockerAuth(host="ghcr.io", credentials=Credentials(token="t")),
+    )
     chain = ChainKeychain(StaticKeychain(RULES), AccessKeychain())
 
-    found = await chain.resolve("ghcr.io", "x", Access(secrets=(secret, Credentials(token="t"))))
+    found = await chain.resolve("ghcr.io", "x", Access(secrets=secrets))
 
     assert [c.username for c in found] == ["host", "alias", ""]
+
+
+async def test_pull_secrets_stay_with_their_registry() -> None:
+    """Whoever asks for another registry's credentials gets none of a pull secret's."""
+    auth = DockerAuth(host="ghcr.io", path="team", credentials=Credentials(username="u"))
+    access = Access(secrets=(auth,))
+
+    assert await AccessKeychain().resolve("ghcr.io", "team/app", access) == [auth.credentials]
+    assert await AccessKeychain().resolve("ghcr.io", "other/app", access) == []
+    assert await AccessKeychain().resolve("target.example.com", "team/app", access) == []

@@ -1,0 +1,179 @@
+"""Docker's `config.json` and its older form `.dockercfg`: logins by registry, as pull secrets hold them.
+
+Pure: bytes in, credentials out. A key names a host, a host and port, a host with `*` in its labels, or
+any of them with a path; what it matches is what a kubelet matches (kubernetes
+pkg/credentialprovider/keyring.go), but that a path ends at a segment: `ghcr.io/team` is not
+`ghcr.io/team-b`. Nothing here says a secret's value, not even in errors.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from copycat.errors import printable
+from copycat.oci.reference import normalise_registry
+from copycat.registry.credentials import Credentials
+from copycat.registry.globs import go_match
+
+__all__ = ["DockerAuth", "DockerConfig", "matching", "parse_docker_config"]
+
+#: Paths of keys that mean the registry's API, so the whole host: `https://index.docker.io/v1/`.
+_API_PATHS = frozenset({"v1", "v2"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerAuth:
+    """One entry: a login, and what it is for."""
+
+    host: str
+    """Normalised (`docker.io`), with its port; its labels may be patterns of `go_match`."""
+    path: str = ""
+    """Only repositories below it; empty means all."""
+    credentials: Credentials
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether the host may stand for several."""
+        return any(c in self.host for c in "*?[")
+
+    def matches(self, registry: str, repository: str) -> bool:
+        """Whether the login is for this repository of this (normalised) registry."""
+        if self.path and not f"{repository}/".startswith(f"{self.path}/"):
+            return False
+        if self.host == registry:
+            return True
+        host, port = _port(self.host)
+        other, other_port = _port(registry)
+        labels, others = host.split("."), other.split(".")
+        if port != other_port or len(labels) != len(others):
+            return False
+        return all(go_match(p, name) for p, name in zip(labels, others, strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerConfig:
+    """What a file or Secret holds."""
+
+    auths: tuple[DockerAuth, ...] = ()
+    problems: tuple[str, ...] = ()
+    """Entries that cannot be used, in words."""
+
+
+class _File(msgspec.Struct, gc=False):
+    auths: dict[str, msgspec.Raw] | None = None
+
+
+class _Entry(msgspec.Struct, gc=False):
+    username: str | None = None
+    password: str | None = None
+    auth: str | None = None
+    identitytoken: str | None = None
+    registrytoken: str | None = None
+
+
+_FILE = msgspec.json.Decoder(_File)
+_LEGACY = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ENTRY = msgspec.json.Decoder(_Entry)
+
+
+def parse_docker_config(raw: bytes, *, source: str, legacy: bool = False) -> DockerConfig:
+    """The logins of a `config.json`, or with `legacy` of a `.dockercfg`; an entry that is broken costs only itself.
+
+    Args:
+        source: where it stands, for messages about its credentials.
+
+    Raises:
+        ValueError: it is no JSON object of that form. The message names no content.
+    """
+    try:
+        entries: Mapping[str, msgspec.Raw] | None
+        entries = _LEGACY.decode(raw) if legacy else _FILE.decode(raw).auths
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        form = '{"HOST": {"auth": …}}' if legacy else '{"auths": {"HOST": {"auth": …}}}'
+        raise ValueError(f"it is not JSON of the form {form}") from error
+    auths: list[DockerAuth] = []
+    problems: list[str] = []
+    for key, entry in (entries or {}).items():
+        try:
+            credentials = _credentials(bytes(entry), source)
+            if credentials is not None:
+                host, path = _split(key)
+                auths.append(DockerAuth(host=host, path=path, credentials=credentials))
+        except ValueError as error:
+            problems.append(f"the entry {printable(key, 100)!r} {error}")
+    return DockerConfig(auths=tuple(auths), problems=tuple(problems))
+
+
+def matching(auths: Iterable[DockerAuth], registry: str, repository: str) -> list[Credentials]:
+    """The credentials for a repository, each once: longest path first, hosts before patterns, then as they came."""
+    found = [a for a in auths if a.matches(registry, repository)]
+    found.sort(key=lambda a: (-len(a.path), a.is_pattern))
+    unique: dict[str, Credentials] = {}
+    for auth in found:
+        unique.setdefault(auth.credentials.key, auth.credentials)
+    return list(unique.values())
+
+
+def _split(key: str) -> tuple[str, str]:
+    """A key as host and path. Raises ValueError for what names no host."""
+    text = key.strip()
+    if "://" in text:
+        scheme, _, text = text.partition("://")
+        if scheme.lower() not in {"http", "https"}:
+            raise ValueError("names no registry")
+    host, _, path = text.partition("/")
+    host = host.rpartition("@")[2].lower()
+    if not host:
+        raise ValueError("names no registry")
+    try:
+        for label in _port(host)[0].split("."):
+            go_match(label, "")
+    except ValueError:
+        raise ValueError("has a malformed pattern") from None
+    path = path.partition("?")[0].strip("/")
+    first, _, rest = path.partition("/")
+    return normalise_registry(host), rest if first in _API_PATHS else path
+
+
+def _credentials(raw: bytes, source: str) -> Credentials | None:
+    """An entry's login; None for one that is empty (a credential helper keeps it). Raises ValueError."""
+    try:
+        entry = _ENTRY.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise ValueError("is not an object of strings") from None
+    username, password = entry.username or "", entry.password or ""
+    if entry.auth:
+        username, password = _basic(entry.auth)
+    credentials = Credentials(
+        username=username,
+        password=password,
+        token=entry.registrytoken or "",
+        identity_token=entry.identitytoken or "",
+        source=source,
+    )
+    usable = username or credentials.token or credentials.identity_token
+    return credentials if usable else None
+
+
+def _basic(auth: str) -> tuple[str, str]:
+    """User name and password from the base64 text of both; its padding may be missing."""
+    text = auth.strip()
+    try:
+        decoded = base64.b64decode(text + "=" * (-len(text) % 4), validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise ValueError("has an auth that is not base64 text") from None
+    username, colon, password = decoded.partition(":")
+    if not colon:
+        raise ValueError("has an auth without a colon between user name and password")
+    return username, password.strip("\0")
+
+
+def _port(host: str) -> tuple[str, str]:
+    """Host and port; a bracket belongs to an IPv6 address or to a pattern, so only digits make a port."""
+    name, colon, port = host.rpartition(":")
+    return (name, port) if colon and port.isdecimal() else (host, "")
