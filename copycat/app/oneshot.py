@@ -11,15 +11,14 @@ import anyio
 from aiohttp.abc import AbstractResolver
 
 import copycat
+from copycat.app.informers import list_cluster
 from copycat.app.manifests import read_manifests
 from copycat.app.wiring import Engine, open_engine, platforms_of, selection_of
 from copycat.config.settings import Settings
 from copycat.controller.controller import Controller, Intervals
 from copycat.controller.inventory import EXTRA, Inventory
-from copycat.kube.client import KubeClient, open_api
-from copycat.kube.informer import Informer
-from copycat.kube.kinds import KINDS
-from copycat.kube.workload import ContainerImage, Workload, project
+from copycat.kube.client import open_api
+from copycat.kube.workload import ContainerImage, Workload
 from copycat.metrics import Metrics
 from copycat.mirror.ledger import Ledger
 from copycat.mirror.request import MirrorRequest, MirrorResult
@@ -125,39 +124,13 @@ async def plan(
     dry = settings.model_copy(update={"dry_run": True})
     if manifests is None:
         async with open_api(kubeconfig, context) as client:
-            workloads = await _cluster(settings, client)
+            workloads = list((await list_cluster(settings, client)).workloads)
     else:
         workloads = [
             w for n, m in enumerate(manifests, 1) for w in read_manifests(m, origin=f"manifest {n}")
         ]
     workloads += [workload_of(r) for r in settings.extra_images]
     return await _once(dry, workloads, Lines(out or sys.stdout))
-
-
-async def _cluster(settings: Settings, client: KubeClient) -> list[Workload]:
-    """Every workload that is watched, listed once."""
-    namespaces = selection_of(settings).literal_namespaces()
-    metrics = Metrics(version=copycat.__version__)
-    informers = [
-        Informer(
-            client,
-            resource=resource,
-            path=KINDS[resource].path(namespace),
-            project=project(KINDS[resource]),
-            on_change=lambda old, new: None,
-            metrics=metrics,
-            field_selector=KINDS[resource].field_selector,
-        )
-        for resource in settings.watch_resources
-        for namespace in (namespaces if namespaces is not None else ("",))
-    ]
-    async with anyio.create_task_group() as tasks:
-        for informer in informers:
-            tasks.start_soon(informer.run)
-        for informer in informers:
-            await informer.wait_settled()
-        tasks.cancel_scope.cancel()
-    return [w for informer in informers for w in informer.store.values()]
 
 
 async def _once(

@@ -27,6 +27,7 @@ from copycat.admin.actions import Standing
 from copycat.admin.health import Check
 from copycat.admin.server import AdminServer
 from copycat.app.facade import Facade
+from copycat.app.informers import node_informers, workload_informers
 from copycat.app.oneshot import workload_of
 from copycat.app.wiring import Engine, open_engine, platforms_of, selection_of
 from copycat.config.settings import Settings
@@ -37,8 +38,8 @@ from copycat.kube.client import KubeClient, open_api
 from copycat.kube.informer import Informer
 from copycat.kube.kinds import KINDS
 from copycat.kube.lease import Lease
-from copycat.kube.nodes import NODES_PATH, Node, read_node
-from copycat.kube.workload import Workload, project
+from copycat.kube.nodes import Node
+from copycat.kube.workload import Workload
 from copycat.metrics import Metrics
 from copycat.mirror.ledger import Ledger
 
@@ -257,7 +258,11 @@ class Program:
     @asynccontextmanager
     async def _sources(self, controller: Controller) -> AsyncIterator[None]:
         """The informers, for as long as the body runs."""
-        self._informers = [*self._workload_informers(controller), *self._node_informers(controller)]
+        parts = (self._settings, self._client, self._engine.metrics)
+        self._informers = [
+            *workload_informers(*parts, controller.observe),
+            *node_informers(*parts, controller.inventory.node),
+        ]
         try:
             with one_error():
                 async with anyio.create_task_group() as sources:
@@ -313,43 +318,6 @@ class Program:
 
     def _may_write(self) -> bool:
         return self._lease is None or self._lease.is_leader
-
-    def _workload_informers(self, controller: Controller) -> list[Informer[Workload]]:
-        namespaces = selection_of(self._settings).literal_namespaces()
-        return [
-            Informer(
-                self._client,
-                resource=resource,
-                path=KINDS[resource].path(namespace),
-                project=project(KINDS[resource]),
-                on_change=controller.observe,
-                metrics=self._engine.metrics,
-                field_selector=KINDS[resource].field_selector,
-            )
-            for resource in self._settings.watch_resources
-            for namespace in (namespaces if namespaces is not None else ("",))
-        ]
-
-    def _node_informers(self, controller: Controller) -> list[Informer[Node]]:
-        if not self._settings.check_node_platform:
-            return []
-
-        def changed(old: Node | None, new: Node | None) -> None:
-            if new is not None:
-                controller.inventory.node(new.name, new.platform)
-            elif old is not None:
-                controller.inventory.node(old.name, None)
-
-        return [
-            Informer(
-                self._client,
-                resource="nodes",
-                path=NODES_PATH,
-                project=read_node,
-                on_change=changed,
-                metrics=self._engine.metrics,
-            )
-        ]
 
     # What others see
 
