@@ -4,7 +4,7 @@ What ends first is what brings new work: the informers. Then the queue closes, t
 they hold within the grace period, what is left is cut, the Lease is released, the listeners close, and
 last the clients. Tags are written last, so whatever is cut leaves nothing that looks whole.
 
-A term of leadership has a controller of its own: what an earlier term knew may be wrong by now.
+A changed configuration is such an end too, but for the listeners and the Lease: a new term begins.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import signal
 import ssl
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import anyio
 import anyio.abc
@@ -24,35 +23,22 @@ from aiohttp.abc import AbstractResolver
 
 import copycat
 from copycat.admin.actions import Standing
-from copycat.admin.health import Check
 from copycat.admin.server import AdminServer
+from copycat.app.coverage import uncovered
 from copycat.app.facade import Facade
-from copycat.app.informers import node_informers, workload_informers
-from copycat.app.oneshot import workload_of
-from copycat.app.wiring import Engine, open_engine, platforms_of, selection_of
+from copycat.app.probes import Probes
+from copycat.app.term import Term, Times
+from copycat.app.wiring import Engine, open_engine, selection_of
 from copycat.config.settings import Settings
-from copycat.controller.controller import Controller, Intervals
-from copycat.controller.inventory import Inventory
-from copycat.errors import KubeError, one_error
+from copycat.errors import one_error
 from copycat.kube.client import KubeClient, open_api
-from copycat.kube.informer import Informer
-from copycat.kube.kinds import KINDS
 from copycat.kube.lease import Lease
-from copycat.kube.nodes import Node
-from copycat.kube.workload import Workload
 from copycat.metrics import Metrics
-from copycat.mirror.ledger import Ledger
 
 __all__ = ["Program", "run"]
 
 _log = structlog.get_logger(__name__)
 
-#: A watch that has said nothing for this long (seconds), while the API answers, is broken beyond repair.
-STALE_WATCH = 900.0
-#: A leader that has not renewed for this long after its Lease ended (seconds) has lost its loop.
-_LAG_SAMPLE = 0.5
-#: Seconds between looks at the watches.
-WATCH_LOOK = 30.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -125,13 +111,12 @@ class Program:
         self._settings = settings
         self._engine = engine
         self._client = client
-        self._clock = clock
-        self._sleep = sleep
+        self._times = Times(clock=clock, wall=wall, sleep=sleep)
         self._stop = anyio.Event()
-        self._informers: list[Informer[Workload] | Informer[Node]] = []
-        self._settled_once = False
-        self._stale = ""
         self._lease = self._make_lease(environ)
+        self._probes = Probes(
+            client=client, lease=self._lease, metrics=engine.metrics, times=self._times
+        )
         prefix = f"/{settings.repo_prefix}" if settings.repo_prefix else ""
         self.facade = Facade(
             settings, target=f"{engine.target.registry}{prefix}", clock=clock, wall=wall
@@ -145,7 +130,7 @@ class Program:
             admin_address=settings.admin_addr,
             health_address=settings.health_addr,
             metrics=engine.metrics,
-            health=self,
+            health=self._probes,
             actions=self.facade,
             api=self.facade,
             standing=self._standing,
@@ -188,8 +173,8 @@ class Program:
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self.server.run)
                 tasks.start_soon(self._signals)
-                tasks.start_soon(self._measure_lag)
-                tasks.start_soon(self._watch_the_watches)
+                tasks.start_soon(self._probes.measure_lag)
+                tasks.start_soon(self._probes.watch_the_watches)
                 self._announce()
                 started(self)
                 if self._lease is None:
@@ -239,82 +224,22 @@ class Program:
 
     async def _term(self) -> None:
         """From the first list to the last copy."""
-        controller = self._controller()
-        self.facade.controller = controller
+        term = Term(
+            self._settings,
+            engine=self._engine,
+            client=self._client,
+            may_write=self._may_write,
+            times=self._times,
+        )
+        self.facade.controller = term.controller
         self.facade.leading = True
+        self._probes.term = term
         try:
-            async with anyio.create_task_group() as workers:
-                workers.start_soon(controller.run)
-                async with self._sources(controller):
-                    await self._stop.wait()
-                controller.queue.close()
-                workers.cancel_scope.deadline = (
-                    anyio.current_time() + self._settings.shutdown_grace_seconds
-                )
+            await term.run(until=self._stop.wait)
         finally:
+            self._probes.term = None
             self.facade.controller = None
             self.facade.leading = self._lease is None
-
-    @asynccontextmanager
-    async def _sources(self, controller: Controller) -> AsyncIterator[None]:
-        """The informers, for as long as the body runs."""
-        parts = (self._settings, self._client, self._engine.metrics)
-        self._informers = [
-            *workload_informers(*parts, controller.observe),
-            *node_informers(*parts, controller.inventory.node),
-        ]
-        try:
-            with one_error():
-                async with anyio.create_task_group() as sources:
-                    for informer in self._informers:
-                        sources.start_soon(informer.run)
-                    sources.start_soon(self._open, controller)
-                    yield
-                    sources.cancel_scope.cancel()
-        finally:
-            # a standby has no watches that could be silent
-            self._informers = []
-
-    async def _open(self, controller: Controller) -> None:
-        """Begin to work once every informer has told what it knows, or may not."""
-        for informer in self._informers:
-            await informer.wait_settled()
-        for reference in self._settings.extra_images:
-            controller.observe(None, workload_of(reference))
-        denied = sorted({i.resource for i in self._informers if i.denied or i.missing})
-        controller.open()
-        self._settled_once = True
-        _log.info(
-            "synced",
-            workloads=controller.inventory.workloads(),
-            images=len(controller.inventory.entries),
-            denied=denied,
-        )
-
-    def _controller(self) -> Controller:
-        settings = self._settings
-        return Controller(
-            inventory=Inventory(
-                selection=selection_of(settings),
-                naming=self._engine.naming,
-                target_registry=self._engine.target.registry,
-                platforms=platforms_of(settings),
-                clock=self._clock,
-            ),
-            mirror=self._engine.mirror,
-            ledger=Ledger(cooldown_minutes=settings.failure_cooldown_minutes, clock=self._clock),
-            metrics=self._engine.metrics,
-            workers=settings.max_concurrent_reconciles * len(settings.watch_resources),
-            intervals=Intervals(
-                target_check=settings.target_check_minutes * 60.0,
-                tag_refresh=settings.tag_refresh_minutes * 60.0,
-                force=settings.force_reconcile_minutes * 60.0,
-            ),
-            digest_pull=settings.digest_pull,
-            may_write=self._may_write,
-            clock=self._clock,
-            sleep=self._sleep,
-        )
 
     def _may_write(self) -> bool:
         return self._lease is None or self._lease.is_leader
@@ -331,65 +256,5 @@ class Program:
 
     def _uncovered(self) -> Sequence[str]:
         """What the configuration or the API leaves out, in words."""
-        selection = selection_of(self._settings)
-        namespaces = selection.literal_namespaces()
-        words = []
-        if namespaces is not None:
-            words.append(f"namespaces other than {', '.join(namespaces) or 'none'}")
-        elif self._settings.include_namespaces != ("*",):
-            words.append(
-                f"namespaces that do not match {', '.join(self._settings.include_namespaces)}"
-            )
-        if self._settings.skip_namespaces:
-            words.append(f"namespaces that match {', '.join(self._settings.skip_namespaces)}")
-        words += [
-            f"{r} (not in watchResources)" for r in KINDS if r not in self._settings.watch_resources
-        ]
-        words += sorted(
-            {f"{i.resource} (no permission to list and watch)" for i in self._informers if i.denied}
-        )
-        return words
-
-    def live(self) -> Sequence[Check]:
-        """Only what a restart cures."""
-        return [Check(name="event-loop"), Check(name="watches", error=self._stale)]
-
-    def ready(self) -> Sequence[Check]:
-        """Ready is who works, or stands by to; registries do not matter."""
-        checks = [Check(name="configuration")]
-        if self._lease is not None and not self.facade.leading:
-            return [*checks, Check(name="standby")]
-        for informer in self._informers:
-            waiting = "" if informer.settled else "its first list is not complete"
-            checks.append(Check(name=f"informer-{informer.resource}", error=waiting))
-        controller = self.facade.controller
-        begun = controller is not None and (controller.opened or self._settled_once)
-        checks.append(Check(name="controller", error="" if begun else "it has not begun to work"))
-        return checks
-
-    async def _watch_the_watches(self) -> None:
-        """A watch may hang in a way that no time-out sees; an API that is down is not that."""
-        while True:
-            await self._sleep(WATCH_LOOK)
-            silent = [
-                i.resource
-                for i in self._informers
-                if not i.denied and not i.missing and self._clock() - i.last_contact > STALE_WATCH
-            ]
-            if silent:
-                try:
-                    await self._client.request("GET", "/version", timeout=10)
-                except KubeError:
-                    continue
-            self._stale = (
-                f"no contact for {STALE_WATCH:.0f} s while the API answers: {', '.join(silent)}"
-                if silent
-                else ""
-            )
-
-    async def _measure_lag(self) -> None:
-        """How late the loop runs a timer."""
-        while True:
-            before = self._clock()
-            await anyio.sleep(_LAG_SAMPLE)
-            self._engine.metrics.loop_lag.observe(max(0.0, self._clock() - before - _LAG_SAMPLE))
+        informers = self._probes.term.informers if self._probes.term else ()
+        return uncovered(self._settings, [i.resource for i in informers if i.denied])

@@ -117,6 +117,7 @@ class Lease:
         self._changed_at = 0.0
         self._renewed_at = 0.0
         self._won = False
+        self._leading = False
 
     @property
     def holder(self) -> str:
@@ -127,6 +128,16 @@ class Lease:
     def is_leader(self) -> bool:
         """Whether this process may write now. Ask again before each write."""
         return self.holder == self.identity and self._clock() < self._renewed_at + self._renew
+
+    @property
+    def overdue(self) -> float:
+        """Since when the Lease could be taken over though the work goes on, in seconds; 0 if all is well.
+
+        Work that is cancelled in time never gets here (controller-runtime's HealthzAdaptor asks the same).
+        """
+        if not self._leading:
+            return 0.0
+        return max(0.0, self._clock() - self._renewed_at - self._duration)
 
     async def hold(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Stand by, lead when the Lease is ours, stand by again when it is lost; until cancelled.
@@ -161,7 +172,7 @@ class Lease:
 
     async def _lead(self, lead: Callable[[], Awaitable[None]]) -> bool:
         """Lead as long as the Lease is ours; whether `lead` ended by itself."""
-        self._won = True
+        self._won = self._leading = True
         self._metrics.leader.set(1)
         self._metrics.leader_transitions.inc()
         _log.info("leading", lease=self._name, identity=self.identity)
@@ -177,6 +188,7 @@ class Lease:
                 raise group.exceptions[0] from None
             raise
         finally:
+            self._leading = False
             self._metrics.leader.set(0)
             self._metrics.leader_transitions.inc()
             _log.info("leading no more", lease=self._name, identity=self.identity)

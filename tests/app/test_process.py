@@ -8,10 +8,6 @@ import signal
 import anyio
 import pytest
 
-from copycat.app.process import STALE_WATCH, WATCH_LOOK, Program
-from copycat.app.wiring import open_engine
-from copycat.kube.client import open_api
-from copycat.metrics import Metrics
 from copycat.program import RealProgram
 from copycat.sandbox.images import index
 from tests.app.support import World, fetch, named, protected, repository, row_of, until
@@ -253,60 +249,3 @@ async def test_extra_images_need_no_workload(world: World) -> None:
     async with world.running(extra_images=world.image("extra:1")) as program:
         [row] = await protected(program, 1)
         assert row.source == world.image("extra:1")
-
-
-class Later:
-    """The sleep between looks at the watches, which returns when told; all others last."""
-
-    def __init__(self) -> None:
-        self.waits = 0
-        self._go = anyio.Event()
-
-    async def __call__(self, seconds: float) -> None:
-        if seconds != WATCH_LOOK:
-            await anyio.sleep_forever()
-        self.waits += 1
-        await self._go.wait()
-        self._go = anyio.Event()
-
-    def go(self) -> None:
-        self._go.set()
-
-
-async def test_silent_watches_make_it_unhealthy(world: World) -> None:
-    """Watches that are silent while the API answers end in /healthz 500; an API that is down changes nothing."""
-    ahead = [0.0]
-    later = Later()
-    metrics = Metrics(version="test")
-    async with (
-        open_engine(world.settings(), metrics=metrics) as engine,
-        open_api(world.kubeconfig, environ={}) as client,
-        anyio.create_task_group() as tasks,
-    ):
-        program = Program(
-            world.settings(),
-            engine=engine,
-            client=client,
-            environ={},
-            clock=lambda: anyio.current_time() + ahead[0],
-            sleep=later,
-        )
-        tasks.start_soon(program.run)
-        await until(lambda: program.facade.status().ready)
-
-        async def look() -> None:
-            waits = later.waits
-            later.go()
-            await until(lambda: later.waits > waits)
-
-        await look()
-        assert (await fetch(program, "health", "/healthz"))[0] == 200
-        ahead[0] = 2 * STALE_WATCH
-        await look()
-        status, text = await fetch(program, "health", "/healthz")
-        assert status == 500
-        assert "no contact" in text
-        await world.api.stop()
-        await look()
-        assert (await fetch(program, "health", "/healthz"))[0] == 500
-        program.stop()

@@ -443,3 +443,29 @@ async def test_cancelled_standby(api: KubeApi, client: KubeClient) -> None:
         await lease.hold(anyio.sleep_forever)
     assert lease.holder == "other"
     assert api.count("update", "leases") == 0
+
+
+async def test_work_that_outlasts_the_lease_is_overdue(api: KubeApi, client: KubeClient) -> None:
+    """While work goes on that did not heed its cancellation, `overdue` counts from the end of the Lease."""
+    ahead = [0.0]
+    lease = _lease(client, "a", clock=lambda: anyio.current_time() + ahead[0])
+    finish = anyio.Event()
+    begun = anyio.Event()
+
+    async def stubborn() -> None:
+        begun.set()
+        with anyio.CancelScope(shield=True):
+            await finish.wait()
+
+    async with anyio.create_task_group() as tasks:
+        assert lease.overdue == 0
+        tasks.start_soon(lease.hold, stubborn)
+        await begun.wait()
+        assert lease.overdue == 0
+        api.hang()
+        ahead[0] = 100.0
+        assert lease.overdue > 90
+        api.resume()
+        finish.set()
+        await until(lambda: not lease.overdue)
+        tasks.cancel_scope.cancel()
