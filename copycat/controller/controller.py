@@ -10,81 +10,42 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Literal, Protocol
 
 import anyio
 import structlog
 
-from copycat.controller.inventory import Cause, Entry, Inventory
+from copycat.controller.due import Agenda, Intervals
+from copycat.controller.holds import HOLD, Hold, Holds
+from copycat.controller.inventory import Cause, Inventory
+from copycat.controller.observer import Nobody, Observer
 from copycat.controller.passes import Pass, Passes
-from copycat.errors import CopycatError, Unavailable
+from copycat.controller.report import Reporter, state_of
+from copycat.errors import CopycatError
 from copycat.kube.workload import Workload
-from copycat.metrics import STATES, Metrics
+from copycat.metrics import Metrics
 from copycat.mirror.ledger import Ledger, Record
 from copycat.mirror.mirror import Mirror
 from copycat.mirror.request import MirrorRequest, MirrorResult, Need
-from copycat.registry.target import target_refusal
 from copycat.workqueue import Priority, QueueClosed, WorkQueue
 
-__all__ = ["Controller", "Hold", "Intervals", "Nobody", "Observer", "state_of"]
+__all__ = [
+    "HOLD",
+    "ORPHAN_LIFE",
+    "Controller",
+    "Hold",
+    "Intervals",
+    "Nobody",
+    "Observer",
+    "state_of",
+]
 
 _log = structlog.get_logger(__name__)
 
-#: A target that refuses is probed this often (seconds).
-HOLD = 300.0
 #: What nothing uses any more is kept this long if it was never copied (seconds).
 ORPHAN_LIFE = 24 * 3600.0
 _SWEEP = 30.0
-
-
-class Observer(Protocol):
-    """Hears of every attempt, in the event loop's thread."""
-
-    def started(self, request: MirrorRequest) -> None:
-        """An attempt begins."""
-        ...
-
-    def moved(self, request: MirrorRequest, direction: Literal["pull", "push"], count: int) -> None:
-        """So many bytes went by."""
-        ...
-
-    def finished(self, request: MirrorRequest, result: MirrorResult) -> None:
-        """An attempt is over."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Intervals:
-    """How often things are looked at again, in seconds; 0 is never."""
-
-    target_check: float = 86_400.0
-    tag_refresh: float = 86_400.0
-    force: float = 0.0
-
-
-@dataclass(slots=True)
-class Hold:
-    """A part of the target that takes nothing at the moment."""
-
-    until: float
-    reason: str
-    message: str
-    waiting: set[MirrorRequest]
-
-
-class Nobody:
-    """Does not listen."""
-
-    def started(self, request: MirrorRequest) -> None:
-        """Nothing."""
-
-    def moved(self, request: MirrorRequest, direction: Literal["pull", "push"], count: int) -> None:
-        """Nothing."""
-
-    def finished(self, request: MirrorRequest, result: MirrorResult) -> None:
-        """Nothing."""
 
 
 class Controller:
@@ -115,20 +76,25 @@ class Controller:
             clock=clock, fair=inventory.group, metrics=metrics
         )
         self.opened = False
-        self.holds: dict[str, Hold] = {}
+        self.holds = Holds(queue=self.queue, ledger=ledger, enabled=hold_target, clock=clock)
         self._metrics = metrics
         self._workers = workers
         self._intervals = intervals
-        self._digest_pull = digest_pull
+        self._agenda = Agenda(
+            inventory=inventory,
+            ledger=ledger,
+            intervals=intervals,
+            digest_pull=digest_pull,
+            clock=clock,
+            jitter=jitter,
+        )
+        self._reporter = Reporter(metrics=metrics, clock=clock)
         self._observer = observer or Nobody()
-        self._hold_target = hold_target
         self._may_write = may_write
         self._clock = clock
         self._sleep = sleep
-        self._jitter = jitter
         self._passes = Passes(self._force_all)
         self._sweep_now = anyio.Event()
-        self._labels: dict[str, int] = {}
 
     # What comes in
 
@@ -160,7 +126,7 @@ class Controller:
         priority = Priority.LIVE
         if cause & Cause.FAILING:
             priority = Priority.URGENT
-        if self._need(entry) is not None:
+        if self._agenda.need(entry) is not None:
             self.queue.add(request, priority)
 
     # Work
@@ -206,12 +172,12 @@ class Controller:
         if entry is None or entry.verdict:
             self._passes.tried(request, failed=False)
             return
-        need = self._need(entry)
+        need = self._agenda.need(entry)
         if need is None:
             self._passes.tried(request, failed=False)
             self._schedule(request, self.ledger[request])
             return
-        if self._held(request):
+        if self.holds.holds(request):
             self._passes.tried(request, failed=True)
             return
         if not self._may_write():
@@ -247,60 +213,18 @@ class Controller:
                 protected=need.known,
             )
 
-    def _need(self, entry: Entry) -> Need | None:
-        """What an attempt would be for; None if nothing is due."""
-        request = entry.request
-        record = self.ledger.get(request)
-        need = self.inventory.need(request, absent=record.absent if record else ())
-        if record is None or record.result is None or entry.forced:
-            return replace(need, check_anchors=entry.forced, known=record is not None and record.protected,
-                           owned=record.owned if record else None)  # fmt: skip
-        now = self._clock()
-        if record.next_try > now:
-            return None
-        digests = tuple(r.digest for r in need.running)
-        fresh_digests = any(d not in record.anchored for d in digests)
-        moved = self._digest_pull and digests[:1] != record.running[:1]
-        source_due = request.source.digest is None and self._due(
-            record.source_checked, self._intervals.tag_refresh, now
-        )
-        target_due = self._due(record.target_checked, self._intervals.target_check, now)
-        reshaped = need.platforms != record.platforms
-        failed = record.error is not None or not record.protected
-        if not (
-            fresh_digests
-            or moved
-            or source_due
-            or target_due
-            or reshaped
-            or (failed and record.next_try)
-        ):
-            return None
-        return replace(
-            need,
-            check_source=source_due or reshaped or failed,
-            check_anchors=target_due,
-            anchored=frozenset() if target_due or failed else record.anchored,
-            known=record.protected,
-            owned=record.owned,
-        )
-
-    def _due(self, last: float | None, interval: float, now: float) -> bool:
-        # checks are spread over the second half of the interval (`_schedule`)
-        return last is None or (interval > 0 and now - last >= interval * 0.5)
-
     # The one decision
 
     def _decide(
         self, request: MirrorRequest, need: Need, result: MirrorResult, seconds: float
     ) -> None:
         """Done, later, or not before something changes. The only place that counts, logs and records."""
-        hold = self._hold(request, result)
+        hold = self.holds.judge(request, result)
         record = self.ledger.finished(request, result, held_until=hold.until if hold else 0.0)
         record.running = tuple(r.digest for r in need.running)
         record.platforms = need.platforms
-        self._count(request, result, seconds)
-        self._report(request, result, seconds, record)
+        self._reporter.count(request, result, seconds)
+        self._reporter.tell(request, result, seconds, record)
         self._schedule(request, record)
         self._observer.finished(request, result)
         entry = self.inventory.entries.get(request)
@@ -311,117 +235,10 @@ class Controller:
             self._sweep_now.set()
 
     def _schedule(self, request: MirrorRequest, record: Record) -> None:
-        """When to look at it next."""
-        now = self._clock()
-        if record.next_try:
-            self.queue.add(
-                request, Priority.LIVE, delay=max(0.0, record.next_try - now), rerun=True
-            )
-            return
-        checks = [(record.target_checked, self._intervals.target_check)]
-        if request.source.digest is None:
-            checks.append((record.source_checked, self._intervals.tag_refresh))
-        waits = [
-            # spread over the interval, so that what started together does not stay together
-            max(
-                1.0, (now if last is None else last) + interval * (0.5 + 0.5 * self._jitter()) - now
-            )
-            for last, interval in checks
-            if interval
-        ]
-        if waits:
-            self.queue.add(request, Priority.CHECK, delay=min(waits), rerun=True)
-
-    def _hold(self, request: MirrorRequest, result: MirrorResult) -> Hold | None:
-        """A target that refuses is asked again by one, now and then; everybody else waits (product: section 5)."""
-        part = _part(request)
-        refusal = target_refusal(result.error) if result.error and self._hold_target else None
-        if refusal is None:
-            if result.pushed:
-                self._release(part)
-            return None
-        message = str(result.error)
-        known = self.holds.get(part)
-        waiting = known.waiting if known else set()
-        hold = self.holds[part] = Hold(self._clock() + HOLD, refusal, message, waiting)
-        if known is None:
-            _log.warning(
-                "target refuses", part=part, reason=refusal, error=message, probe_seconds=HOLD
-            )
-        return hold
-
-    def _release(self, part: str) -> None:
-        hold = self.holds.pop(part, None)
-        for request in hold.waiting if hold else ():
-            self.queue.add(request, Priority.LIVE)
-
-    def _held(self, request: MirrorRequest) -> bool:
-        hold = self.holds.get(_part(request))
-        if hold is None:
-            return False
-        now = self._clock()
-        if now >= hold.until:
-            hold.until = now + HOLD  # this one is the probe
-            hold.waiting.discard(request)
-            return False
-        hold.waiting.add(request)
-        record = self.ledger[request]
-        record.error = Unavailable(hold.message, side="target", reason=hold.reason)
-        self.queue.add(request, Priority.LIVE, delay=hold.until - now)
-        return True
-
-    def _count(self, request: MirrorRequest, result: MirrorResult, seconds: float) -> None:
-        image = request.source.name
-        outcome = "failure" if result.state in {"failed", "denied"} else "success"
-        label = self._metrics.registry_label(request.source.registry)
-        self._metrics.operations.labels(label, outcome, result.reason or "ok").inc()
-        self._metrics.duration.labels(outcome).observe(seconds)
-        if result.state == "dry_run":
-            return
-        self._labels[image] = self._labels.get(image, 0)
-        if result.pulled:
-            self._metrics.pull_success.labels(image).inc()
-        if result.pushed:
-            self._metrics.push_success.labels(image).inc()
-        if result.error is not None and result.state == "failed":
-            side = (
-                self._metrics.push_error
-                if result.error.side == "target"
-                else self._metrics.pull_error
-            )
-            side.labels(image).inc()
-
-    def _report(
-        self, request: MirrorRequest, result: MirrorResult, seconds: float, record: Record
-    ) -> None:
-        """One line for an attempt that did something; what was found as expected is told at debug."""
-        fields: dict[str, object] = {
-            "target": str(result.target),
-            "state": result.state,
-            "duration_s": round(seconds, 3),
-        }
-        if result.digest:
-            fields["digest"] = str(result.digest)
-        if result.error is not None:
-            wait = max(0.0, record.next_try - self._clock())
-            fields |= {
-                "reason": result.reason,
-                "error": result.message,
-                "side": result.error.side,
-                "next_try_s": round(wait),
-            }
-            _log.warning(
-                "image not mirrored" if result.state != "protected" else "source cannot be asked",
-                **fields,
-            )
-        elif result.pushed:
-            moved = result.moved
-            _log.info("image mirrored", bytes_pulled=moved.bytes_pulled, bytes_pushed=moved.bytes_pushed,
-                      bytes_mounted=moved.bytes_mounted, blobs=moved.copied, **fields)  # fmt: skip
-        elif result.state in {"protected", "in_place"}:
-            _log.debug("image stands at the target", **fields)
-        else:
-            _log.info("image looked at", reason=result.reason, message=result.message, **fields)
+        look = self._agenda.next_look(request, record)
+        if look is not None:
+            priority, delay = look
+            self.queue.add(request, priority, delay=delay, rerun=True)
 
     # Actions
 
@@ -438,8 +255,7 @@ class Controller:
 
     def _force_all(self) -> list[MirrorRequest]:
         forced = []
-        for hold in self.holds.values():
-            hold.until = 0.0
+        self.holds.probe_all()
         for request, entry in self.inventory.entries.items():
             if entry.verdict:
                 continue
@@ -486,37 +302,9 @@ class Controller:
             self.inventory.forget(entry.request)
             self.ledger.forget(entry.request)
             self.queue.discard(entry.request)
-        names = {r.source.name for r in self.inventory.entries}
-        for image in [i for i in self._labels if i not in names]:
-            del self._labels[image]
-            self._metrics.forget_image(image)
+        self._reporter.forget_all_but({r.source.name for r in self.inventory.entries})
 
     def update_gauges(self) -> None:
         """Bring the gauges of images to what is known now."""
-        now = self._clock()
-        counts = dict.fromkeys(STATES, 0) | self.inventory.states()
-        oldest = 0.0
-        for request, entry in self.inventory.entries.items():
-            if entry.verdict:
-                continue
-            record = self.ledger.get(request)
-            state = state_of(record)
-            counts[state] = counts.get(state, 0) + 1
-            if record is None or not record.protected:
-                oldest = max(oldest, now - entry.wanted_since)
-        for state in counts:
-            self._metrics.images.labels(state).set(counts[state])
-        self._metrics.oldest_unprotected.set(oldest)
-        self._metrics.queue_longest.set(self.queue.longest_running())
-
-
-def state_of(record: Record | None) -> str:
-    """An image's state: that of its last attempt, `pending` before the first."""
-    if record is None or record.result is None:
-        return "failed" if record is not None and record.error is not None else "pending"
-    return record.result.state
-
-
-def _part(request: MirrorRequest) -> str:
-    """What a refusal of the target concerns: the first part of the path, which is a project where there are such."""
-    return request.repository.partition("/")[0]
+        longest = self.queue.longest_running()
+        self._reporter.update_gauges(self.inventory, self.ledger, longest=longest)

@@ -8,10 +8,11 @@ without I/O: informers call it in the middle of their streams.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
-from enum import Flag, auto
+from collections.abc import Callable, Collection, Iterator, Mapping
 
+from copycat.controller.entries import Cause, Entry, Invalid, WorkloadKey, running_digest
+from copycat.controller.platforms import Platforms, Wanted
+from copycat.controller.requests import EXTRA, Requests
 from copycat.errors import InvalidReference
 from copycat.kube.owners import Owner
 from copycat.kube.selection import Selection
@@ -24,78 +25,6 @@ from copycat.oci.reference import Reference
 from copycat.registry.keychain import Access
 
 __all__ = ["EXTRA", "Cause", "Entry", "Invalid", "Inventory", "Platforms", "running_digest"]
-
-#: The kind of what uses an image because the configuration says so (extraImages, `copycat mirror`).
-EXTRA = "Configuration"
-_PARSED = 50_000
-
-WorkloadKey = tuple[str, str, str]
-
-
-class Cause(Flag):
-    """What an event means for one request."""
-
-    NEW = auto()
-    """Something uses it that did not before."""
-    CHANGED = auto()
-    """The pod template of something that uses it has other bytes now."""
-    DIGEST = auto()
-    """A kubelet reported a digest."""
-    RUNNING = auto()
-    """A container of it turned Running."""
-    FAILING = auto()
-    """A kubelet cannot pull it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Platforms:
-    """Which platforms of an index are wanted (product: digests and platforms)."""
-
-    mirror: frozenset[Platform] = frozenset()
-    """mirrorPlatforms; empty means all."""
-    check_nodes: bool = False
-    """checkNodePlatform."""
-
-
-@dataclass(slots=True)
-class Entry:
-    """One request and who uses it."""
-
-    request: MirrorRequest
-    wanted_since: float
-    verdict: str = ""
-    """`excluded` or `denied`: then nobody is asked for it. Empty: it is the mirror's business."""
-    users: dict[WorkloadKey, Workload] = field(default_factory=dict)
-    orphaned_at: float | None = None
-    forced: bool = False
-    """Look at source and target anew at the next attempt."""
-
-
-@dataclass(slots=True)
-class Invalid:
-    """A text that names no image, and who has it."""
-
-    image: str
-    message: str
-    users: dict[WorkloadKey, Workload] = field(default_factory=dict)
-
-
-def running_digest(reference: Reference, image: ContainerImage) -> RunningDigest | None:
-    """What a kubelet's `imageID` says, if it says anything (product: section 4).
-
-    `docker-pullable://name@sha256:…` and `name@sha256:…` are certain if the name is the reference's; a bare
-    digest may be a config's, and another name another repository's.
-    """
-    digest = Digest.find(image.image_id) if image.image_id else None
-    if digest is None:
-        return None
-    name = image.image_id.partition("://")[2] or image.image_id
-    name = name.partition("@")[0] if "@" in name else ""
-    try:
-        certain = bool(name) and Reference.parse(name).name == reference.name
-    except InvalidReference:
-        certain = False
-    return RunningDigest(digest=digest, certain=certain, started=image.started)
 
 
 class Inventory:
@@ -112,19 +41,16 @@ class Inventory:
     ) -> None:
         """Args: `target_registry` is the host of the copies: what names it is used in place."""
         self._selection = selection
-        self._naming = naming
+        self._named = Requests(naming=naming, target_registry=target_registry)
         self._target_registry = target_registry
-        self._platforms = platforms or Platforms()
+        self._wanted = Wanted(platforms or Platforms())
         self._clock = clock
         self.entries: dict[MirrorRequest, Entry] = {}
         self.invalid: dict[str, Invalid] = {}
-        self.nodes: dict[str, Platform] = {}
         self._held: dict[WorkloadKey, tuple[Workload, tuple[MirrorRequest, ...]]] = {}
         self._claims: dict[tuple[str, str], set[MirrorRequest]] = {}
         self._job_owners: dict[tuple[str, str], Owner] = {}
         self._job_pods: dict[tuple[str, str], dict[str, Workload]] = {}
-        self._parsed: dict[str, Reference | str] = {}
-        self._named: dict[tuple[str, ...], MirrorRequest] = {}
 
     # What the informers say
 
@@ -141,12 +67,17 @@ class Inventory:
         self._replace(workload, new, causes)
         return causes
 
+    @property
+    def nodes(self) -> Mapping[str, Platform]:
+        """The platforms of the nodes that are known."""
+        return self._wanted.nodes
+
     def node(self, name: str, platform: Platform | None) -> None:
         """A node came, changed or went."""
         if platform is None:
-            self.nodes.pop(name, None)
+            self._wanted.nodes.pop(name, None)
         else:
-            self.nodes[name] = platform
+            self._wanted.nodes[name] = platform
 
     def _learn_job_pod(self, pod: Workload, new: Workload | None) -> None:
         key = (pod.namespace, pod.owners[0][1])
@@ -221,57 +152,11 @@ class Inventory:
 
     # Requests
 
-    def request(self, image: str, workload: Workload, container: str) -> MirrorRequest:
-        """The unit of work for an image as a workload uses it.
-
-        Raises:
-            InvalidReference: the text names no image.
-        """
-        key: tuple[str, ...] = (image,)
-        if workload.kind == EXTRA:
-            key = (image, EXTRA)
-        elif self._naming.per_workload:
-            key = (image, workload.namespace, workload.owner_name, container)
-        known = self._named.get(key)
-        if known is None:
-            known = self._name(self._reference(image), workload, container)
-            if len(self._named) >= _PARSED:
-                self._named.clear()
-            self._named[key] = known
-        return known
-
-    def _name(self, reference: Reference, workload: Workload, container: str) -> MirrorRequest:
-        if reference.registry == self._target_registry:
-            return MirrorRequest(reference, reference.repository)
-        if workload.kind == EXTRA:
-            return MirrorRequest(reference, self._naming.repository(reference))
-        repository = self._naming.repository(
-            reference,
-            namespace=workload.namespace,
-            owner=workload.owner_name,
-            container=container,
-        )
-        return MirrorRequest(reference, repository)
-
-    def _reference(self, image: str) -> Reference:
-        known = self._parsed.get(image)
-        if known is None:
-            try:
-                known = Reference.parse(image)
-            except InvalidReference as error:
-                known = str(error)
-            if len(self._parsed) >= _PARSED:
-                self._parsed.clear()
-            self._parsed[image] = known
-        if isinstance(known, str):
-            raise InvalidReference(known, reference=image)
-        return known
-
     def _requests(self, key: WorkloadKey, workload: Workload) -> tuple[MirrorRequest, ...]:
         found: dict[MirrorRequest, None] = {}
         for image in workload.images:
             try:
-                request = self.request(image.image, workload, image.container)
+                request = self._named.request(image.image, workload, image.container)
             except InvalidReference as error:
                 self.invalid.setdefault(image.image, Invalid(image.image, str(error))).users[
                     key
@@ -364,7 +249,7 @@ class Inventory:
 
     def need(self, request: MirrorRequest, *, absent: Collection[Digest] = ()) -> Need:
         """What is wanted of the request now, as far as the cluster knows."""
-        platforms, required = self._wanted_platforms(request)
+        platforms, required = self._wanted.of(request, self._users(request))
         return Need(
             running=tuple(r for r in self.running(request) if r.digest not in absent),
             platforms=platforms,
@@ -377,33 +262,6 @@ class Inventory:
         claimants = self._claims.get((request.repository, request.source.tag or ""), set())
         return tuple(sorted({c.source for c in claimants if c.source.name != request.source.name}))
 
-    def _wanted_platforms(
-        self, request: MirrorRequest
-    ) -> tuple[frozenset[Platform] | None, frozenset[Platform]]:
-        if request.source.digest is not None:
-            return None, frozenset()
-        wanted = self._platforms.mirror
-        if not self._platforms.check_nodes:
-            return wanted or None, frozenset()
-        on_nodes = self._node_platforms(request)
-        if on_nodes is None:
-            return wanted or None, frozenset()
-        return wanted | on_nodes, on_nodes
-
-    def _node_platforms(self, request: MirrorRequest) -> frozenset[Platform] | None:
-        """The platforms of the nodes that run it; None if a template wants it of which no Pod runs."""
-        found: set[Platform] = set()
-        owners_that_run: set[tuple[str, str, str]] = set()
-        templates: list[Workload] = []
-        for workload in self._users(request):
-            if workload.kind != "Pod":
-                templates.append(workload)
-            elif workload.node in self.nodes:
-                found.add(self.nodes[workload.node])
-                owners_that_run.update((k, workload.namespace, n) for k, n in workload.owners)
-        idle = any((w.kind, w.namespace, w.name) not in owners_that_run for w in templates)
-        return None if idle or not found else frozenset(found)
-
     def _users(self, request: MirrorRequest) -> Collection[Workload]:
         entry = self.entries.get(request)
         return entry.users.values() if entry else ()
@@ -412,7 +270,7 @@ class Inventory:
         """The workload's containers that mean this request."""
         for image in workload.images:
             try:
-                if self.request(image.image, workload, image.container) == request:
+                if self._named.request(image.image, workload, image.container) == request:
                     yield image
             except InvalidReference:
                 continue

@@ -179,7 +179,7 @@ def test_rivals() -> None:
     known = inventory("all/", allowed_registries=())
     # without the host in the name two registries meet
     first, second = Reference.parse("quay.io/a/b:1"), Reference.parse("ghcr.io/a/b:1")
-    where = known._naming.repository(first)
+    where = Naming(prefix="all/").repository(first)
     known.observe(None, workload("Pod", "x", str(first), str(second), f"{TARGET}/{where}:1"))
     requests = {r.source: r for r in known.entries}
     assert len({r.repository for r in requests.values()}) == 1

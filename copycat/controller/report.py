@@ -1,0 +1,112 @@
+"""What people and their monitoring hear of attempts: counters, one line of log, gauges of all images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+
+import structlog
+
+from copycat.controller.inventory import Inventory
+from copycat.metrics import STATES, Metrics
+from copycat.mirror.ledger import Ledger, Record
+from copycat.mirror.request import MirrorRequest, MirrorResult
+
+__all__ = ["Reporter", "state_of"]
+
+_log = structlog.get_logger(__name__)
+
+
+class Reporter:
+    """Counts and logs; decides nothing."""
+
+    def __init__(self, *, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+        """Args: `clock` is the ledger's."""
+        self._metrics = metrics
+        self._clock = clock
+        self._images: set[str] = set()
+
+    def count(self, request: MirrorRequest, result: MirrorResult, seconds: float) -> None:
+        """An attempt's metrics."""
+        image = request.source.name
+        outcome = "failure" if result.state in {"failed", "denied"} else "success"
+        label = self._metrics.registry_label(request.source.registry)
+        self._metrics.operations.labels(label, outcome, result.reason or "ok").inc()
+        self._metrics.duration.labels(outcome).observe(seconds)
+        if result.state == "dry_run":
+            return
+        self._images.add(image)
+        if result.pulled:
+            self._metrics.pull_success.labels(image).inc()
+        if result.pushed:
+            self._metrics.push_success.labels(image).inc()
+        if result.error is not None and result.state == "failed":
+            side = (
+                self._metrics.push_error
+                if result.error.side == "target"
+                else self._metrics.pull_error
+            )
+            side.labels(image).inc()
+
+    def tell(
+        self, request: MirrorRequest, result: MirrorResult, seconds: float, record: Record
+    ) -> None:
+        """One line for an attempt that did something; what was found as expected is told at debug."""
+        fields: dict[str, object] = {
+            "target": str(result.target),
+            "state": result.state,
+            "duration_s": round(seconds, 3),
+        }
+        if result.digest:
+            fields["digest"] = str(result.digest)
+        if result.error is not None:
+            wait = max(0.0, record.next_try - self._clock())
+            fields |= {
+                "reason": result.reason,
+                "error": result.message,
+                "side": result.error.side,
+                "next_try_s": round(wait),
+            }
+            _log.warning(
+                "image not mirrored" if result.state != "protected" else "source cannot be asked",
+                **fields,
+            )
+        elif result.pushed:
+            moved = result.moved
+            _log.info("image mirrored", bytes_pulled=moved.bytes_pulled, bytes_pushed=moved.bytes_pushed,
+                      bytes_mounted=moved.bytes_mounted, blobs=moved.copied, **fields)  # fmt: skip
+        elif result.state in {"protected", "in_place"}:
+            _log.debug("image stands at the target", **fields)
+        else:
+            _log.info("image looked at", reason=result.reason, message=result.message, **fields)
+
+    def forget_all_but(self, images: Collection[str]) -> None:
+        """Remove the series of repositories that nothing refers to any more."""
+        for image in [i for i in self._images if i not in images]:
+            self._images.remove(image)
+            self._metrics.forget_image(image)
+
+    def update_gauges(self, inventory: Inventory, ledger: Ledger, *, longest: float) -> None:
+        """Bring the gauges of images to what is known now. Args: `longest` attempt that runs (seconds)."""
+        now = self._clock()
+        counts = dict.fromkeys(STATES, 0) | inventory.states()
+        oldest = 0.0
+        for request, entry in inventory.entries.items():
+            if entry.verdict:
+                continue
+            record = ledger.get(request)
+            state = state_of(record)
+            counts[state] = counts.get(state, 0) + 1
+            if record is None or not record.protected:
+                oldest = max(oldest, now - entry.wanted_since)
+        for state in counts:
+            self._metrics.images.labels(state).set(counts[state])
+        self._metrics.oldest_unprotected.set(oldest)
+        self._metrics.queue_longest.set(longest)
+
+
+def state_of(record: Record | None) -> str:
+    """An image's state: that of its last attempt, `pending` before the first."""
+    if record is None or record.result is None:
+        return "failed" if record is not None and record.error is not None else "pending"
+    return record.result.state
