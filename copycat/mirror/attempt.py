@@ -461,7 +461,12 @@ class Attempt:
         return _Verdict("protected")
 
     async def _put(self, document: Document, tag: str) -> None:
-        await self.target.put_manifest(document, tag)
+        target = self.target
+
+        async def put() -> None:
+            await target.put_manifest(document, tag)
+
+        await self.target_registry.provisioned(target.name, put)
         self.pushed = True
 
     async def _see(self, tag: str, digest: Digest) -> None:

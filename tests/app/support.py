@@ -175,6 +175,16 @@ def row_of(program: Program, source: str) -> Row:
     return next(row for row in program.facade.images() if row.source == source)
 
 
+async def in_state(program: Program, source: str, state: str) -> Row:
+    """Wait until the image of a source is in this state; its row."""
+
+    def rows() -> list[Row]:
+        return [r for r in program.facade.images() if (r.source, r.state) == (source, state)]
+
+    await until(lambda: bool(rows()))
+    return rows()[0]
+
+
 async def protected(program: Program, count: int) -> list[Row]:
     """Wait until this many images are at the target and nothing is worked on."""
 

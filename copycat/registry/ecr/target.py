@@ -137,7 +137,14 @@ class EcrTarget(Target):
             await self._settle(repository)
 
     async def known_blobs(self, repository: str, digests: Collection[Digest]) -> set[Digest] | None:
-        """Which blobs are available, one request for a hundred. Archived ones count as missing."""
+        """Which blobs are available, one request for a hundred. Archived ones count as missing.
+
+        This is the first that a copy asks of its repository, so one that is missing is made here: found out by
+        the first upload, every blob that was read for it meanwhile would be read again.
+
+        Raises:
+            RegistryError: of `provision`.
+        """
         await self._settle(repository)
         await self._learn_mounting()
         if self._clock() < self._batch_at:
@@ -149,6 +156,7 @@ class EcrTarget(Target):
             for start in range(0, len(wanted), BATCH):
                 known |= await self._available(repository, wanted[start : start + BATCH])
         except NotFound:
+            await self.provision(repository)
             return set()
         except RegistryError as error:
             self._batch_at = self._clock() + BATCH_RETRY

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 import anyio
 import pytest
 import trustme
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from copycat.errors import Denied, NotFound, Unauthorized, Unsupported, UploadRejected
 from copycat.metrics import Metrics
@@ -28,37 +26,10 @@ from copycat.sandbox.images import Image
 from copycat.sandbox.ledger import Phase
 from copycat.sandbox.registry import Registry
 from tests.registry.ecr.fake_aws import ACCOUNT, REGION, FakeAws
+from tests.resolving import OneHost
 
 HOST = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
 HOUR = 3600.0
-
-
-class OneHost(AbstractResolver):
-    """Knows one name, and on which port it really is."""
-
-    def __init__(self, name: str, port: int) -> None:
-        self.name = name
-        self.port = port
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        if host != self.name:
-            raise OSError(f"nobody knows {host}")
-
-        return [
-            ResolveResult(
-                hostname=host,
-                host="127.0.0.1",
-                port=self.port,
-                family=socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-        ]
-
-    async def close(self) -> None:
-        """Nothing to close."""
 
 
 class Clock:

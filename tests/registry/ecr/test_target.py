@@ -310,10 +310,13 @@ async def test_known_blobs(aws: Aws, fake: FakeAws, make: Make) -> None:
 
 
 async def test_known_blobs_of_a_missing_repository(aws: Aws, fake: FakeAws, make: Make) -> None:
-    """A repository that is not there has no blobs."""
-    fake.refuse("BatchCheckLayerAvailability", "RepositoryNotFoundException")
+    """A repository that is not there has no blobs, and is made before any is read for it, if it may be."""
+    fake.refuse("BatchCheckLayerAvailability", "RepositoryNotFoundException", times=2)
 
     assert await make(aws).known_blobs("mirror/app", digests(1)) == set()
+    assert fake.repositories == {"mirror/app"}
+    with pytest.raises(NotFound, match=r"ecr\.createRepo"):
+        await make(aws, create_repo=False).known_blobs("mirror/other", digests(1))
 
 
 async def test_known_blobs_not_allowed(aws: Aws, fake: FakeAws, make: Make, time: Time) -> None:
