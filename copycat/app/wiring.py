@@ -21,11 +21,13 @@ from copycat.errors import ConfigError, CopycatError
 from copycat.kube.selection import Selection
 from copycat.metrics import Metrics
 from copycat.mirror.attempt import Policy
+from copycat.mirror.blobs import Blobs
 from copycat.mirror.copy import Copier
 from copycat.mirror.mirror import Mirror
 from copycat.mirror.naming import Naming, PathRule
 from copycat.oci.platform import Platform
 from copycat.oci.reference import normalise_registry
+from copycat.registry.bandwidth import Bandwidth
 from copycat.registry.hosts import HostConfig, HostPolicy
 from copycat.registry.keychain import (
     ChainKeychain,
@@ -126,10 +128,13 @@ def _assemble(
         target=target,
         naming=naming,
         copier=Copier(
-            transport=transport,
-            target=target,
-            metrics=metrics,
-            max_transfers=settings.max_transfers,
+            Blobs(
+                transport=transport,
+                target=target,
+                metrics=metrics,
+                max_transfers=settings.max_transfers,
+                bandwidth=Bandwidth(settings.max_bandwidth) if settings.max_bandwidth else None,
+            )
         ),
         policy=_policy(settings),
         sleep=sleep,

@@ -271,9 +271,8 @@ class Table(Part):
     max_bandwidth: Annotated[
         Size,
         Key(
-            "Bytes a second over all transfers (`50Mi`). `0` is no limit.",
+            "Bytes a second over all transfers (`50Mi`); a byte that is read and sent on counts once. `0` is no limit.",
             env=("MAX_BANDWIDTH",),
-            available=False,
         ),
     ] = 0
     pull_quota_reserve: Annotated[

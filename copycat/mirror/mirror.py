@@ -69,7 +69,7 @@ class Mirror:
 
     def transfers(self) -> list[Transfer]:
         """Blobs on their way now."""
-        return list(self._copier.transfers.values())
+        return list(self._copier.blobs.transfers.values())
 
     async def run(
         self, request: MirrorRequest, need: Need, *, progress: Progress = _no_progress

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,3 +143,14 @@ mirrorPlatforms: [linux/amd64]
         reference = f"{source.address}/a/x:1"
         assert await mirror(settings, references=[reference], manifests=[], reporter=Lines(out))
         assert target.has("b/x", content, "1")
+
+
+async def test_bandwidth_of_the_file_reaches_the_copies(world: World) -> None:
+    """`maxBandwidth` slows what is copied."""
+    world.source.add_image("team/app", "1", layers=[400_000])
+    out = io.StringIO()
+    begun = time.monotonic()
+    settings = world.settings(max_bandwidth="1M")
+    reference = world.image("team/app:1")
+    assert await mirror(settings, references=[reference], manifests=[], reporter=Lines(out))
+    assert 0.25 < time.monotonic() - begun < 5

@@ -11,6 +11,7 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from typing_extensions import TypedDict
 
 from copycat.mirror.attempt import Policy
+from copycat.mirror.blobs import Blobs
 from copycat.mirror.copy import Copier
 from copycat.mirror.mirror import Mirror
 from copycat.mirror.naming import Naming
@@ -55,7 +56,7 @@ class Bench:
         """Another kind of target, with nothing known of it."""
         self.plain = target
         self.copier = Copier(
-            transport=self.world.transport, target=target, metrics=self.world.metrics
+            Blobs(transport=self.world.transport, target=target, metrics=self.world.metrics)
         )
 
     async def nap(self, seconds: float) -> None:

@@ -12,9 +12,19 @@ import anyio
 import pytest
 
 from copycat.errors import InvalidManifest, NotFound, UploadRejected
-from copycat.mirror.copy import MAX_DEPTH, MAX_NODES, SMALL, Copy, Direction, served_elsewhere
+from copycat.mirror.blobs import Blobs
+from copycat.mirror.copy import (
+    MAX_DEPTH,
+    MAX_NODES,
+    SMALL,
+    Copier,
+    Copy,
+    Direction,
+    served_elsewhere,
+)
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import Document, Manifest, parse_document
+from copycat.registry.bandwidth import Bandwidth
 from copycat.registry.target import Target
 from copycat.sandbox import images
 from copycat.sandbox.images import Image
@@ -343,12 +353,14 @@ async def test_transfers(bench: Bench) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(bench.copier.copy, found, image.document)
             await held.reached.wait()
-            shown = [t for t in bench.copier.transfers.values() if str(t.digest) == layer.digest]
+            shown = [
+                t for t in bench.copier.blobs.transfers.values() if str(t.digest) == layer.digest
+            ]
             assert [(t.image, t.size) for t in shown] == [(found.image, layer.size)]
             assert shown[0].pulled < layer.size
             assert bench.world.metric("k8s_copycat_transfers_in_flight") >= 1
             gate.set()
-    assert bench.copier.transfers == {}
+    assert bench.copier.blobs.transfers == {}
     assert (shown[0].pulled, shown[0].pushed) == (layer.size, layer.size)
     assert counts == {"pull": image.blob_bytes, "push": image.blob_bytes}
 
@@ -426,3 +438,29 @@ async def test_no_layers(bench: Bench) -> None:
     found = await copied(bench, image)
     assert isinstance(image.document, Manifest)
     assert (found.moved.copied, bench.target.has("copy/app", image)) == (1, True)
+
+
+# Bandwidth
+
+
+async def test_bandwidth(bench: Bench) -> None:
+    """With a limit all blobs of all images share it, large and small; the bytes are right and counted once."""
+    now, naps = 0.0, []
+
+    async def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        await anyio.lowlevel.checkpoint()
+
+    limit = Bandwidth(100_000, clock=lambda: now, sleep=sleep)
+    blobs = Blobs(
+        transport=bench.world.transport,
+        target=bench.plain,
+        metrics=bench.world.metrics,
+        bandwidth=limit,
+    )
+    bench.copier = Copier(blobs)
+    image = images.image(layers=[2 * SMALL, 1000, 2000])
+    await copied(bench, image)
+    assert bench.target.has("copy/app", image)
+    # the clock stands still, so the last one in the line waits for everything before it
+    assert max(naps) * 100_000 == pytest.approx(image.blob_bytes, rel=0.03)
