@@ -553,26 +553,42 @@ class Attempt:
         digest = self.reference.digest
         present = await self._head_target(digest.anchor if digest else self._tag())
         if self.policy.dry_pull:
-            what = (
-                f"stands at the target as {present}" if present else f"would be copied to {target}"
-            )
             self.digest = present
-            return self._result("dry_run", protected=present is not None, message=what)
+            return await self._would(present, f"would be copied to {target}")
         found = await self.source.head_manifest(digest or self._tag())
         if found is None:
             raise self._gone(str(digest or self._tag()))
         self.source_checked = True
         self.digest = found.digest
-        if present == found.digest:
-            return self._result(
-                "dry_run", protected=True, message=f"stands at {target}; nothing to do"
-            )
-        what = (
-            f"would move {target} from {present} to {found.digest}"
-            if present
-            else f"would copy {found.digest} to {target}"
+        what = str(found.digest)
+        if self.need.platforms is not None:
+            what = f"{_names(self.need.platforms)} of {what}"
+            marker = subset_tag(found.digest.hex, self.need.platforms)
+            if present is not None and await self._head_target(marker) == present:
+                self.digest = present
+        if present == self.digest:
+            return await self._would(present, "")
+        if present is not None:
+            return await self._would(None, f"would move {target} from {present} to {what}")
+        return await self._would(None, f"would copy {what} to {target}")
+
+    async def _would(self, stands: Digest | None, otherwise: str) -> MirrorResult:
+        """What a dry run found, with the digests that run and are not kept yet. Args: `otherwise` is said where nothing stands."""
+        message = f"stands at {self.target_reference} as {stands}" if stands else otherwise
+        missing = [
+            running.digest
+            for running in self.need.running
+            if running.digest not in {stands, self.digest}
+            and await self._head_target(running.digest.anchor) is None
+        ]
+        if missing:
+            message += f"; would keep {', '.join(map(str, missing))}, which runs"
+        elif stands:
+            asked = self.source_checked or self.reference.digest is not None
+            message += "; nothing to do" if asked else "; whether its tag moved was not asked"
+        return self._result(
+            "dry_run", protected=stands is not None and not missing, message=message
         )
-        return self._result("dry_run", protected=False, message=what)
 
 
 def _names(platforms: Collection[Platform]) -> str:

@@ -443,3 +443,25 @@ async def test_too_many_tags_of_one_image(account: Account) -> None:
         row = await in_state(program, reference, "failed")
         assert row.reason == "tag_limit"
         assert "Service Quotas" in row.message
+
+
+@pytest.mark.parametrize(
+    ("modes", "logins"),
+    [
+        pytest.param({"dryRun": True}, 1, id="run"),
+        pytest.param({"dryPull": True}, 1, id="pull"),
+        pytest.param({"dryRun": True, "dryPull": True}, 0, id="both"),
+    ],
+)
+async def test_dry_modes(account: Account, modes: dict[str, bool], logins: int) -> None:
+    """In a dry mode AWS is asked for the login alone, in both together for nothing at all; no repository is made."""
+    account.config = {**modes, "ecr": {"lifecyclePolicy": LIFECYCLE}}
+    account.world.deployment("app", reference := account.push("app", "1", image(seed="1")))
+    async with account.running() as program:
+        await in_state(program, reference, "dry_run")
+        await program.facade.force_reconcile()
+        account.time.pass_by(program, minutes=60)
+    assert dict(account.plane.calls) == ({"GetAuthorizationToken": 1} if logins else {})
+    assert {r.method for r in account.registry.requests} == ({"GET", "HEAD"} if logins else set())
+    assert bool(account.world.source.requests) is (modes == {"dryRun": True})
+    assert not account.plane.exists("app")
