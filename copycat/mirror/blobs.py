@@ -3,6 +3,9 @@
 What is known about blobs belongs to the process, not to an image: a blob is uploaded by one task while
 every other image that needs it waits, then finds it in the same repository or mounts it from the one
 that has it.
+
+But for one thing: where namespaces are kept apart, a blob that only a namespace's pull secret could read
+is never mounted for another namespace, which might name its digest without being allowed to read it.
 """
 
 from __future__ import annotations
@@ -51,8 +54,9 @@ class Blobs:
         self._bandwidth = bandwidth
         self._limiter = anyio.CapacityLimiter(max_transfers)
         self._clock = clock
-        self._places: OrderedDict[Digest, dict[str, None]] = OrderedDict()
-        self._flights: dict[tuple[str, Digest] | Digest, anyio.Event] = {}
+        # repository → the namespace for which alone it may be used; empty: for all
+        self._places: OrderedDict[Digest, dict[str, str]] = OrderedDict()
+        self._flights: dict[tuple[str, str, Digest], anyio.Event] = {}
         self._unmountable: set[str] = set()
         self.transfers: dict[int, Transfer] = {}
 
@@ -68,7 +72,7 @@ class Blobs:
             else:
                 blobs.append(blob)
         for digest in await self._target.known_blobs(name, [b.digest for b in blobs]) or ():
-            self._learn(name, digest)
+            self._learn(name, digest, job.source.access.home)
         with one_error():
             async with anyio.create_task_group() as tasks:
                 # the largest first: the small ones fill the gaps at the end
@@ -77,15 +81,17 @@ class Blobs:
 
     async def bring_one(self, job: Copy, blob: Descriptor) -> None:
         """Make one blob stand there. Raises the registry errors."""
-        key = (job.target.name, blob.digest)
-        while not self._knows(*key):
+        name = job.target.name
+        key = ("into", name, blob.digest)
+        while not self._knows(name, blob.digest):
             flight = self._flights.get(key)
             if flight is not None:
                 await flight.wait()
                 continue
             with self._flight(key):
-                if await self._found(job, blob):
-                    self._learn(*key)
+                home = await self._found(job, blob)
+                if home is not None:
+                    self._learn(name, blob.digest, home)
             return
         self._count(job, "exists")
 
@@ -94,34 +100,40 @@ class Blobs:
         self._forget(job.target.name, blob.digest)
         if certain or not await job.target.has_blob(blob.digest):
             await self._upload(job, blob)
-        self._learn(job.target.name, blob.digest)
+        self._learn(job.target.name, blob.digest, job.source.access.home)
 
-    async def _found(self, job: Copy, blob: Descriptor) -> bool:
-        """Make the blob stand in the job's repository; False if it is a foreign layer that nobody serves."""
+    async def _found(self, job: Copy, blob: Descriptor) -> str | None:
+        """Make the blob stand in the job's repository; None if it is a foreign layer that nobody serves.
+
+        Returns the namespace for which alone it may be mounted from there; empty: for all.
+        """
+        access = job.source.access
+        key = ("from", access.kept_for, blob.digest)
         while True:
-            elsewhere = self._elsewhere(job.target.name, blob.digest)
+            elsewhere = self._elsewhere(job.target.name, blob.digest, access.home)
             if elsewhere is not None:
                 if await job.target.mount_blob(blob, elsewhere):
                     self._count(job, "mounted", blob.size)
-                    return True
+                    return self._places.get(blob.digest, {}).get(elsewhere, access.home)
                 self._unmountable.add(elsewhere)
             elif await job.target.has_blob(blob.digest):
+                # nobody knows who was allowed to read it when it came there
                 self._count(job, "exists")
-                return True
-            flight = self._flights.get(blob.digest) if self._target.mounts else None
+                return access.home
+            flight = self._flights.get(key) if self._target.mounts else None
             if flight is None:
                 break
             await flight.wait()
-        with self._flight(blob.digest):
+        with self._flight(key):
             try:
                 await self._upload(job, blob)
             except NotFound as error:
                 if error.side != "source" or not is_foreign(blob.media_type):
                     raise
                 job.missing.append(blob)
-                return False
-            self._learn(job.target.name, blob.digest)
-            return True
+                return None
+            self._learn(job.target.name, blob.digest, access.kept_for)
+            return access.kept_for
 
     async def _upload(self, job: Copy, blob: Descriptor) -> None:
         async with (
@@ -185,8 +197,8 @@ class Blobs:
     def _knows(self, repository: str, digest: Digest) -> bool:
         return repository in self._places.get(digest, ())
 
-    def _learn(self, repository: str, digest: Digest) -> None:
-        self._places.setdefault(digest, {})[repository] = None
+    def _learn(self, repository: str, digest: Digest, home: str) -> None:
+        self._places.setdefault(digest, {})[repository] = home
         self._places.move_to_end(digest)
         if len(self._places) > _REMEMBERED:
             self._places.popitem(last=False)
@@ -194,16 +206,16 @@ class Blobs:
     def _forget(self, repository: str, digest: Digest) -> None:
         self._places.get(digest, {}).pop(repository, None)
 
-    def _elsewhere(self, repository: str, digest: Digest) -> str | None:
+    def _elsewhere(self, repository: str, digest: Digest, home: str) -> str | None:
         if not self._target.mounts:
             return None
-        for place in self._places.get(digest, ()):
-            if place != repository and place not in self._unmountable:
+        for place, whose in self._places.get(digest, {}).items():
+            if place != repository and place not in self._unmountable and whose in {"", home}:
                 return place
         return None
 
     @contextmanager
-    def _flight(self, key: tuple[str, Digest] | Digest) -> Iterator[None]:
+    def _flight(self, key: tuple[str, str, Digest]) -> Iterator[None]:
         """Be the one who works on it. Without mounting, two repositories may upload one digest side by side."""
         event = anyio.Event()
         mine = self._flights.setdefault(key, event) is event

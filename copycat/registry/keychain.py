@@ -43,6 +43,14 @@ class Access:
     """Namespaces of the workloads that use the image."""
     secrets: tuple[DockerAuth, ...] = ()
     """What the pull secrets of those workloads hold, each bound to the registry that it is for."""
+    home: str = ""
+    """The one namespace that the copy is for, where namespaces are kept apart: what only its secrets
+    could read is given to no other. Empty: the copy is for everybody."""
+
+    @property
+    def kept_for(self) -> str:
+        """The namespace for which alone content is that was read with this access; empty: for everybody."""
+        return self.home if self.secrets else ""
 
 
 ANONYMOUS = Access()

@@ -37,6 +37,11 @@ class Part:
         self._actions = "pull,push" if push else "pull"
         self._login = Login(repository=name, actions=self._actions, access=access, side=self._side)
 
+    @property
+    def access(self) -> Access:
+        """On whose behalf the repository is asked."""
+        return self._access
+
     def _place(
         self, what: str, reference: str | Digest | None = None, *, writing: bool = False
     ) -> Place:
