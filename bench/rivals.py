@@ -1,16 +1,20 @@
 """Copy the same images with every tool that is on the PATH, in turn, and print what it took.
 
-    python -m bench.rivals [W1 W3 W4 W5] [--runs 5]
+    python -m bench.rivals [W1 W3 W4 W5] [--runs 5] [--disk] [--tls] [--registry docker-registry]
 
-Needs docker-registry (Debian) for source and target; skopeo, crane and regctl are measured where they
-are installed. Every run gets an empty target. Wall and CPU seconds and peak memory are those of the
-whole process; requests and bytes are counted in the source's access log and storage.
+Needs docker-registry (Debian) for source and target; skopeo, crane, regctl, regsync and oras are measured
+where they are installed. Every run gets an empty target, whose storage is in memory unless `--disk` is
+given: a disk that is shared with the tool under test would be what is measured. Wall and CPU seconds are
+those of the whole process tree, peak memory that of its largest process; requests and bytes are counted
+at the registries. Tools take turns, so what else the machine does falls on all of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -20,12 +24,30 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from copycat.sandbox.images import Image, image, layer
 from tests.integration import images
 from tests.integration.images import push
-from tests.integration.registries import DockerRegistry
+from tests.integration.registries import DockerRegistry, Request
 
 MIB = 1024 * 1024
+#: Where skopeo sync puts its copies.
+SYNCED = "synced"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a tool is to copy, and a folder of its own."""
+
+    source: str
+    target: str
+    names: list[str]
+    folder: Path
+
+    def pairs(self) -> str:
+        """One line per image, for xargs."""
+        return "".join(f"{self.source}/{n} {self.target}/{n}\n" for n in self.names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +58,8 @@ class Run:
     cpu: float
     rss: float
     requests: int
+    pulled: float
+    pushed: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,38 +70,64 @@ class Workload:
     warm: bool = False
 
 
-def copycat(source: str, target: str, names: list[str]) -> list[str]:
-    references = [f"{source}/{name}" for name in names]
-    return [
-        sys.executable,
-        "-m",
-        "copycat",
-        "mirror",
-        "--insecure",
-        "--target",
-        target,
-        *references,
-    ]
+def copycat(job: Job) -> list[str]:
+    file = job.folder / "images.txt"
+    file.write_text("".join(f"{job.source}/{name}\n" for name in job.names))
+    line = f"xargs -a {file} {sys.executable} -m copycat mirror --insecure --target {job.target}"
+    return ["sh", "-ec", line]
 
 
-def skopeo(source: str, target: str, names: list[str]) -> list[str]:
-    copies = "; ".join(
-        "skopeo copy --all --preserve-digests --src-tls-verify=false --dest-tls-verify=false"
-        f" docker://{source}/{name} docker://{target}/{name}"
-        for name in names
+def skopeo(job: Job) -> list[str]:
+    """One process for all images; of a repository's name it keeps the last part."""
+    images: dict[str, list[str]] = {}
+    for name in job.names:
+        repository, _, tag = name.rpartition(":")
+        images.setdefault(repository, []).append(tag)
+    file = job.folder / "skopeo.yml"
+    file.write_text(yaml.safe_dump({job.source: {"images": images, "tls-verify": False}}))
+    line = (
+        f"rm -f {Path.home()}/.local/share/containers/cache/blob-info-cache-v1.boltdb"
+        " /var/lib/containers/cache/blob-info-cache-v1.boltdb; exec skopeo sync --all --preserve-digests"
+        f" --src yaml --dest docker --dest-tls-verify=false {file} {job.target}/{SYNCED}"
     )
-    return ["sh", "-ec", copies]
+    return ["sh", "-ec", line]
 
 
-def crane(source: str, target: str, names: list[str]) -> list[str]:
-    lines = "\\n".join(f"{source}/{name} {target}/{name}" for name in names)
-    return ["sh", "-ec", f"printf '{lines}\\n' | xargs -P 4 -n 2 crane copy --insecure"]
+def crane(job: Job) -> list[str]:
+    return _xargs(job, "crane copy --insecure")
 
 
-TOOLS: dict[str, Callable[[str, str, list[str]], list[str]]] = {
+def oras(job: Job) -> list[str]:
+    return _xargs(job, "oras cp --from-plain-http --to-plain-http --no-tty")
+
+
+def regsync(job: Job) -> list[str]:
+    file = job.folder / "regsync.yml"
+    hosts = [
+        {"registry": host, "tls": "disabled", "reqConcurrent": 8}
+        for host in (job.source, job.target)
+    ]
+    sync = [
+        {"source": f"{job.source}/{n}", "target": f"{job.target}/{n}", "type": "image"}
+        for n in job.names
+    ]
+    config = {"version": 1, "creds": hosts, "defaults": {"parallel": 8}, "sync": sync}
+    file.write_text(yaml.safe_dump(config))
+    return ["regsync", "once", "-c", str(file)]
+
+
+def _xargs(job: Job, command: str) -> list[str]:
+    file = job.folder / "pairs.txt"
+    file.write_text(job.pairs())
+    return ["sh", "-ec", f"xargs -a {file} -P 4 -n 2 {command}"]
+
+
+TOOLS: dict[str, Callable[[Job], list[str]]] = {
     "copycat": copycat,
-    "skopeo": skopeo,
     "crane": crane,
+    "regsync": regsync,
+    "oras": oras,
+    "skopeo": skopeo,
 }
 
 
@@ -86,14 +136,17 @@ def fill(source: DockerRegistry, workload: str) -> Workload:
     if workload == "W1":
         put(source, "w1/image", image(seed="w1", layers=[128 * MIB] * 8))
         return Workload(["w1/image:1"])
+    if workload == "W1/2":
+        put(source, "w1/image", image(seed="w1", layers=[128 * MIB] * 16))
+        return Workload(["w1/image:1"])
     if workload == "W5":
-        shared, own, count = [layer(200 * MIB, seed="base")], 1, 20
+        shared, own, count = [layer(200 * MIB, seed="base")], [5 * MIB], 20
     else:
-        shared, own, count = [layer(64 * 1024, seed=n) for n in range(4)], 2, 200
+        shared, own, count = [layer(200 * 1024, seed=n) for n in range(4)], [200 * 1024] * 2, 200
     names = []
     for number in range(count):
         name = f"{workload.lower()}/image-{number}"
-        put(source, name, image(seed=number, layers=[*shared, *[32 * 1024] * own]))
+        put(source, name, image(seed=number, layers=[*shared, *own]))
         names.append(f"{name}:1")
     return Workload(names, warm=workload == "W4")
 
@@ -108,64 +161,114 @@ def put(source: DockerRegistry, repository: str, made: Image) -> None:
 _RUNNER = """
 import json, os, subprocess, sys, time
 start = time.perf_counter()
-process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 _, status, usage = os.wait4(process.pid, 0)
 print(json.dumps([status, time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024]))
 """
 
 
 def measure(command: list[str]) -> tuple[float, float, float]:
-    """Wall seconds, CPU seconds, peak MiB of the largest process of a command."""
+    """Wall seconds, CPU seconds, peak MiB of the largest process of a command.
+
+    Raises:
+        SystemExit: the command failed.
+    """
+    # signatures are not what is compared: no rival looks for them by default
+    environment = {**os.environ, "SIGNATURES": "none"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
-        [sys.executable, "-c", _RUNNER, *command], check=True, capture_output=True
+        [sys.executable, "-c", _RUNNER, *command], check=True, capture_output=True, env=environment
     )
     status, wall, cpu, rss = json.loads(done.stdout)
     if status:
-        raise SystemExit(f"{command[0]} ended with {status}")
+        raise SystemExit(f"{' '.join(command)[:200]} ended with {status}")
     return wall, cpu, rss
 
 
-def runs(workload: str, count: int) -> Iterator[tuple[str, Run]]:
-    """Every tool in turn, `count` times."""
-    with tempfile.TemporaryDirectory() as folder, DockerRegistry(Path(folder) / "source") as source:
+def verify(
+    source: DockerRegistry, target: DockerRegistry, what: Workload, *, synced: bool
+) -> None:
+    """See that every image arrived, with the source's digest."""
+    for name in what.names:
+        repository, _, tag = name.rpartition(":")
+        ours = source.raw_manifest(repository, tag)
+        theirs = f"{SYNCED}/{repository.rpartition('/')[2]}" if synced else repository
+        if target.raw_manifest(theirs, tag) != ours:
+            raise SystemExit(f"{name} is not what the source has")
+
+
+def runs(workload: str, options: argparse.Namespace) -> Iterator[tuple[str, Run]]:
+    """Every tool in turn, `options.runs` times."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        source = stack.enter_context(DockerRegistry(folder / "source", program=options.registry))
         what = fill(source, workload)
-        for number in range(count):
-            for name, command in TOOLS.items():
+        for number in range(options.runs):
+            for name in options.tools:
                 if name != "copycat" and shutil.which(name) is None:
+                    print(f"{name} is not installed", file=sys.stderr)
                     continue
-                directory = Path(folder) / f"{name}-{number}"
-                with DockerRegistry(directory) as target:
-                    line = command(source.address, target.address, what.names)
-                    if what.warm:
-                        measure(line)
-                    position = source.position()
-                    wall, cpu, rss = measure(line)
-                    asked = [r for r in source.requests(start=position) if not r.is_ping]
-                yield name, Run(wall, cpu, rss, len(asked))
+                directory = folder / f"{name}-{number}"
+                with DockerRegistry(
+                    directory, program=options.registry, memory=not options.disk
+                ) as target:
+                    yield name, one(name, source, target, what, check=number == 0)
                 shutil.rmtree(directory, ignore_errors=True)
 
 
+def one(
+    name: str, source: DockerRegistry, target: DockerRegistry, what: Workload, *, check: bool
+) -> Run:
+    """One run of one tool."""
+    job = Job(source.address, target.address, what.names, target.directory)
+    line = TOOLS[name](job)
+    if what.warm:
+        measure(line)
+    position, read = source.position(), target.bytes_read()
+    wall, cpu, rss = measure(line)
+    asked = source.requests(start=position)
+    pushed = (target.bytes_read() - read) / MIB
+    if check:
+        verify(source, target, what, synced=name == "skopeo")
+    return Run(wall, cpu, rss, len(asked), sum(map(_served, asked)) / MIB, pushed)
+
+
+def _served(request: Request) -> int:
+    return 0 if request.method == "HEAD" else request.size
+
+
+def table(workload: str, found: dict[str, list[Run]], *, count: int) -> None:
+    """Print medians, and each tool's wall in this program's."""
+    print(f"{workload}: median of {count} (x = this program's wall in the tool's)")
+    ours = statistics.median(run.wall for run in found["copycat"]) if "copycat" in found else 0.0
+    for name, all_runs in found.items():
+        wall, cpu, rss, asked, pulled, pushed = (
+            statistics.median(getattr(run, key) for run in all_runs)
+            for key in ("wall", "cpu", "rss", "requests", "pulled", "pushed")
+        )
+        print(
+            f"  {name:8} wall {wall:7.2f} s (x {ours / wall:4.2f})  cpu {cpu:6.2f} s  rss {rss:5.0f} MiB"
+            f"  source requests {asked:5.0f}  MiB pulled {pulled:7.1f} pushed {pushed:7.1f}",
+            flush=True,
+        )
+
+
 def main() -> None:
-    """Print medians, and ratios to this program."""
+    """Measure the workloads that were asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("workloads", nargs="*", default=["W1", "W3", "W4"])
+    parser.add_argument("workloads", nargs="*", default=["W1", "W3", "W4", "W5"])
     parser.add_argument("--runs", type=int, default=5)
-    arguments = parser.parse_args()
-    for workload in arguments.workloads:
+    parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=TOOLS)
+    parser.add_argument("--disk", action="store_true", help="keep the target's content on disk")
+    parser.add_argument("--registry", default="docker-registry", help="the registries' executable")
+    options = parser.parse_args()
+    for workload in options.workloads:
         found: dict[str, list[Run]] = {}
-        for name, run in runs(workload, arguments.runs):
+        for name, run in runs(workload, options):
             found.setdefault(name, []).append(run)
-        print(f"{workload}: median of {arguments.runs}")
-        for name, all_runs in found.items():
-            wall, cpu, rss = (
-                statistics.median(getattr(r, key) for r in all_runs)
-                for key in ("wall", "cpu", "rss")
-            )
-            print(
-                f"  {name:8} wall {wall:7.2f} s  cpu {cpu:6.2f} s  rss {rss:6.0f} MiB  source requests {all_runs[0].requests}"
-            )
+        table(workload, found, count=options.runs)
 
 
 if __name__ == "__main__":

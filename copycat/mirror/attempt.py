@@ -26,7 +26,7 @@ from copycat.mirror.copy import Copier, Copy, Progress, served_elsewhere
 from copycat.mirror.naming import ARCH, Naming, subset_tag
 from copycat.mirror.request import MirrorRequest, MirrorResult, Need
 from copycat.oci.digest import Digest
-from copycat.oci.manifest import Document, Index
+from copycat.oci.manifest import Document, Index, Manifest
 from copycat.oci.platform import Platform
 from copycat.oci.reference import Reference
 from copycat.registry.repository import Repository
@@ -355,7 +355,9 @@ class Attempt:
         if document is None and await self._head_target(digest.anchor) == digest:
             self.anchored.add(digest)
             return
-        if await self.target.head_manifest(digest) is None:
+        # an image's few blobs are as soon asked for as its manifest; an index may stand for hundreds
+        asks = not isinstance(document, Manifest)
+        if not asks or await self.target.head_manifest(digest) is None:
             document = document or await self._fetch(digest)
             await self._copy(document)
         elif document is None:

@@ -116,24 +116,33 @@ class Blobs:
                     self._count(job, "mounted", blob.size)
                     return self._places.get(blob.digest, {}).get(elsewhere, access.home)
                 self._unmountable.add(elsewhere)
-            elif await job.target.has_blob(blob.digest):
-                # nobody knows who was allowed to read it when it came there
-                self._count(job, "exists")
-                return access.home
+                continue
             flight = self._flights.get(key) if self._target.mounts else None
             if flight is None:
-                break
+                with self._flight(key):
+                    return await self._settle(job, blob)
+            if await job.target.has_blob(blob.digest):
+                self._count(job, "exists")
+                return access.home
             await flight.wait()
-        with self._flight(key):
-            try:
-                await self._upload(job, blob)
-            except NotFound as error:
-                if error.side != "source" or not is_foreign(blob.media_type):
-                    raise
-                job.missing.append(blob)
-                return None
-            self._learn(job.target.name, blob.digest, access.kept_for)
-            return access.kept_for
+
+    async def _settle(self, job: Copy, blob: Descriptor) -> str | None:
+        """Find it in the job's own repository, or upload it: no other task is at it. Returns as `_found`."""
+        access = job.source.access
+        if await job.target.claim_blob(blob):
+            # nobody knows who was allowed to read it when it came there
+            self._count(job, "exists")
+            self._learn(job.target.name, blob.digest, access.home)
+            return access.home
+        try:
+            await self._upload(job, blob)
+        except NotFound as error:
+            if error.side != "source" or not is_foreign(blob.media_type):
+                raise
+            job.missing.append(blob)
+            return None
+        self._learn(job.target.name, blob.digest, access.kept_for)
+        return access.kept_for
 
     async def _upload(self, job: Copy, blob: Descriptor) -> None:
         async with (

@@ -130,12 +130,27 @@ class Blobs(Part):
             endpoint.no_mount.add(from_repository)
             return False
         if reply.status == 201:
+            endpoint.mounts = True
             return True
         if reply.status == 202:
             self._sessions[digest] = next_location(place, reply)
         elif reply.status != 404:
             endpoint.no_mount.add(from_repository)
         return False
+
+    async def claim_blob(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is there, asked by who will upload it if it is not.
+
+        A mount from the repository itself answers that and opens the session in one request. Only where
+        a mount has come true: a registry that cannot mount would say 202 to what it has.
+        """
+        digest = descriptor.digest
+        if self._transport.endpoint(self.registry).mounts and digest not in self._sessions:
+            if await self.mount_blob(descriptor, self.name):
+                return True
+            if digest in self._sessions:
+                return False
+        return await self.has_blob(digest)
 
     def _mount_call(self, place: Place, digest: Digest, from_repository: str) -> Call:
         source = self._transport.endpoint(self.registry).repository(from_repository)
@@ -145,16 +160,21 @@ class Blobs(Part):
             repository=self.name,
             path=f"blobs/uploads/?{query}",
             place=place,
-            # A login of its own: its token would not be one for this repository alone.
-            login=Login(
-                repository=self.name,
-                actions=self._actions,
-                access=self._access,
-                side=self._side,
-                also=(from_repository,),
-            ),
+            login=self._mount_login(from_repository),
             headers={"Content-Length": "0"},
             accept=_MOUNT_REFUSALS,
+        )
+
+    def _mount_login(self, from_repository: str) -> Login:
+        """A login of its own for two repositories: its token would not be one for this repository alone."""
+        if from_repository == self.name:
+            return self._login
+        return Login(
+            repository=self.name,
+            actions=self._actions,
+            access=self._access,
+            side=self._side,
+            also=(from_repository,),
         )
 
     async def upload_blob(

@@ -57,6 +57,8 @@ class Endpoint:
     chunk: int = DEFAULT_CHUNK
     no_mount: set[str] = field(default_factory=set)
     """Repositories that it refused to mount from."""
+    mounts: bool = False
+    """It has taken a blob from another of its repositories."""
     head_useless: bool = False
     """HEAD of a manifest is not supported or tells no digest."""
     _base: URL | None = None

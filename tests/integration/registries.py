@@ -20,7 +20,7 @@ __all__ = ["ONE_USER", "DockerRegistry", "Request"]
 #: User `somebody`, password `a-password`.
 ONE_USER = "somebody:$2b$05$7JI0ULPIyApf2zyrBGBxouX8KbvlsFIjS4C/D9AGHiNCPr1xepc0C"
 
-_ACCESS = re.compile(r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/[\d.]+" (?P<status>\d{3}) ')
+_ACCESS = re.compile(r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/[\d.]+" (?P<status>\d{3}) (?P<size>\d+) ')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,8 @@ class Request:
     method: str
     path: str
     status: int
+    size: int
+    """Bytes of the answer's body."""
 
     @property
     def is_ping(self) -> bool:
@@ -55,6 +57,8 @@ class DockerRegistry:
         directory: where configuration, storage and log go.
         tls: certificate and key files; plain HTTP without.
         htpasswd: the line of an htpasswd file (bcrypt) for one user: nobody else may enter.
+        memory: keep the content in the process, where no disk takes part; it ends with the process.
+        program: the executable; distribution v3's is another one than Debian's.
     """
 
     def __init__(
@@ -63,12 +67,16 @@ class DockerRegistry:
         *,
         tls: tuple[Path, Path] | None = None,
         htpasswd: str = "",
+        memory: bool = False,
+        program: str = "docker-registry",
     ) -> None:
         self.directory = directory
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._tls = tls
         self._htpasswd = htpasswd
+        self._memory = memory
+        self._program = program
         self._log = directory / "registry.log"
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
@@ -94,14 +102,20 @@ class DockerRegistry:
         config = self.directory / "config.yml"
         config.write_text(yaml.safe_dump(self._config()))
         with self._log.open("ab") as log:
-            self._process = spawn(["docker-registry", "serve", str(config)], output=log)
+            self._process = spawn([self._program, "serve", str(config)], output=log)
         deadline = time.monotonic() + 10
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(
-                    f"docker-registry did not start:\n{self._log.read_text()[-2000:]}"
+                    f"{self._program} did not start:\n{self._log.read_text()[-2000:]}"
                 )
             time.sleep(0.02)
+
+    def bytes_read(self) -> int:
+        """Bytes that the process has read: with storage in memory, what it was sent (proc(5), rchar)."""
+        assert self._process is not None, "it runs"
+        counts = Path(f"/proc/{self._process.pid}/io").read_text()
+        return int(counts.split("rchar: ")[1].split()[0])
 
     def stop(self) -> None:
         """Ends it; storage and log stay."""
@@ -113,7 +127,12 @@ class DockerRegistry:
         """What was asked since the registry was made, from the given position on; pings left out."""
         text = self._log.read_text(errors="replace") if self._log.exists() else ""
         every = [
-            Request(method=found["method"], path=found["path"], status=int(found["status"]))
+            Request(
+                method=found["method"],
+                path=found["path"],
+                status=int(found["status"]),
+                size=int(found["size"]),
+            )
             for found in _ACCESS.finditer(text)
         ]
         return [request for request in every if not request.is_ping][start:]
@@ -149,11 +168,12 @@ class DockerRegistry:
         http: dict[str, Any] = {"addr": self.address, "secret": "of a test"}
         if self._tls is not None:
             http["tls"] = {"certificate": str(self._tls[0]), "key": str(self._tls[1])}
+        disk = {"filesystem": {"rootdirectory": str(self.directory / "data")}}
         config: dict[str, Any] = {
             "version": 0.1,
             "log": {"level": "error", "formatter": "json", "accesslog": {"disabled": False}},
             "storage": {
-                "filesystem": {"rootdirectory": str(self.directory / "data")},
+                **({"inmemory": {}} if self._memory else disk),
                 "delete": {"enabled": True},
             },
             "http": http,

@@ -1,0 +1,74 @@
+"""What copies cost in requests, counted at both registries to the last one."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from copycat.sandbox import images
+from copycat.sandbox.ledger import Phase
+from copycat.sandbox.registry import Registry
+from tests.mirror.conftest import Bench
+
+Counts = dict[Phase | str, int]
+SHARED = [images.layer(4096, seed=f"shared {number}") for number in range(2)]
+
+
+def counted(registry: Registry) -> Counts:
+    """Requests by what they are, mounts told from other POSTs, pings left out."""
+    return Counter(
+        "mount" if "mount=" in r.query else r.phase
+        for r in registry.ledger.requests
+        if r.phase is not Phase.PING
+    )
+
+
+async def test_cold_images_that_share(bench: Bench) -> None:
+    """The source is asked once for each thing; at the target a blob that nobody has costs one POST and one PUT.
+
+    The first image asks by HEAD for each of its blobs. The second mounts what it shares. From then on the
+    registry is known to mount, and the question whether a blob is there opens its upload as well.
+    """
+    for number in range(3):
+        bench.source.add(f"team/app-{number}", images.image(layers=[*SHARED, 512], seed=number), "1")
+    expected: list[tuple[Counts, Counts]] = [
+        (
+            {Phase.GET_MANIFEST: 1, Phase.GET_BLOB: 4},
+            {Phase.HEAD_BLOB: 4, Phase.START_UPLOAD: 4, Phase.UPLOAD_BODY: 4},
+        ),
+        (
+            {Phase.GET_MANIFEST: 1, Phase.GET_BLOB: 2},
+            {"mount": 2, Phase.HEAD_BLOB: 2, Phase.START_UPLOAD: 2, Phase.UPLOAD_BODY: 2},
+        ),
+        (
+            {Phase.GET_MANIFEST: 1, Phase.GET_BLOB: 2},
+            {"mount": 4, Phase.UPLOAD_BODY: 2},
+        ),
+    ]
+    for number, (at_source, at_target) in enumerate(expected):
+        bench.forget_requests()
+        result = await bench.run(f"team/app-{number}:1", repository=f"copy/app-{number}")
+        assert result.state == "protected"
+        assert counted(bench.source) == at_source
+        manifests: Counts = {Phase.HEAD_MANIFEST: 2, Phase.PUT_MANIFEST: 3}
+        assert counted(bench.target) == at_target | manifests
+
+
+async def test_nothing_is_sent_again(bench: Bench) -> None:
+    """A blob that was finished before stands, also where the question for it could open an upload."""
+    image = images.image(layers=[*SHARED, 512])
+    for name in ("one", "two", "three"):
+        bench.source.add(f"team/{name}", image, "1")
+    await bench.run("team/one:1", repository="copy/one")
+    await bench.run("team/two:1", repository="copy/two")
+    bench.use(bench.plain)  # as after a restart
+    bench.target.manifests["copy/two"].clear()
+    bench.target.tags["copy/two"].clear()
+    bench.forget_requests()
+    await bench.run("team/two:1", repository="copy/two")
+    assert counted(bench.source) == {Phase.GET_MANIFEST: 1}
+    assert counted(bench.target) == {
+        Phase.HEAD_MANIFEST: 2,
+        "mount": 4,
+        Phase.PUT_MANIFEST: 3,
+    }
+    assert all(r.status == 201 for r in bench.target.ledger.requests if "mount=" in r.query)
