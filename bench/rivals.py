@@ -185,9 +185,7 @@ def measure(command: list[str]) -> tuple[float, float, float]:
     return wall, cpu, rss
 
 
-def verify(
-    source: DockerRegistry, target: DockerRegistry, what: Workload, *, synced: bool
-) -> None:
+def verify(source: DockerRegistry, target: DockerRegistry, what: Workload, *, synced: bool) -> None:
     """See that every image arrived, with the source's digest."""
     for name in what.names:
         repository, _, tag = name.rpartition(":")

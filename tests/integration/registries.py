@@ -20,7 +20,9 @@ __all__ = ["ONE_USER", "DockerRegistry", "Request"]
 #: User `somebody`, password `a-password`.
 ONE_USER = "somebody:$2b$05$7JI0ULPIyApf2zyrBGBxouX8KbvlsFIjS4C/D9AGHiNCPr1xepc0C"
 
-_ACCESS = re.compile(r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/[\d.]+" (?P<status>\d{3}) (?P<size>\d+) ')
+_ACCESS = re.compile(
+    r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/[\d.]+" (?P<status>\d{3}) (?P<size>\d+) '
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
