@@ -29,7 +29,9 @@ async def test_cold_images_that_share(bench: Bench) -> None:
     registry is known to mount, and the question whether a blob is there opens its upload as well.
     """
     for number in range(3):
-        bench.source.add(f"team/app-{number}", images.image(layers=[*SHARED, 512], seed=number), "1")
+        bench.source.add(
+            f"team/app-{number}", images.image(layers=[*SHARED, 512], seed=number), "1"
+        )
     expected: list[tuple[Counts, Counts]] = [
         (
             {Phase.GET_MANIFEST: 1, Phase.GET_BLOB: 4},
