@@ -1,0 +1,182 @@
+"""Every reason code that the program can give, read off its source.
+
+A reason is a constant text at one of these places: the keyword or parameter `reason` of a call, a class's
+`default_reason`, a variable named `reason`, and the value that a function returns in the place where its
+caller unpacks a `reason`. A place that holds anything else must only hand a reason on; otherwise this
+module refuses, so that no code can hide from the documentation.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from copycat.kube.refusal import SILENCE
+from tests.docs.pages import ROOT
+
+__all__ = ["Unreadable", "constant_texts", "reasons", "sources"]
+
+#: A module whose `reason` is a sentence of a health check, not a code.
+_OTHERS = frozenset({"copycat/app/probes.py"})
+#: Reasons that modules import under a name.
+_IMPORTED = {"SILENCE": SILENCE}
+NAMES = frozenset({"reason", "timeout_reason", "default_reason"})
+#: What only hands a reason on: the texts come from somewhere that is looked at too.
+_HANDED_ON = frozenset({"reason", "timeout_reason", "default_reason", "code", "refusal", "verdict"})
+
+
+class Unreadable(AssertionError):
+    """A reason that cannot be read off the source."""
+
+
+def sources() -> list[Path]:
+    """The modules of the program; the sandbox's errors are those of its servers."""
+    package = ROOT / "copycat"
+    return [p for p in sorted(package.rglob("*.py")) if "sandbox" not in p.parts]
+
+
+def _with_reasons() -> list[Path]:
+    return [p for p in sources() if str(p.relative_to(ROOT)) not in _OTHERS]
+
+
+class _Module:
+    """One module, with what is needed to follow its reasons."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tree = ast.parse(path.read_text())
+        self.constants: dict[str, str] = {}
+        self.places: dict[str, int] = {}
+        """Function or class → position of its parameter `reason`, `self` not counted."""
+        self.returned: dict[str, int] = {}
+        """Function → place of the reason in the tuple that it returns."""
+        for node in ast.walk(self.tree):
+            self._learn(node)
+
+    def _learn(self, node: ast.AST) -> None:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            for target in node.targets:
+                if isinstance(target, ast.Name) and isinstance(node.value.value, str):
+                    self.constants[target.id] = node.value.value
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names = [a.arg for a in node.args.args if a.arg not in {"self", "cls"}]
+            self._place(node.name, names)
+        elif isinstance(node, ast.ClassDef):
+            fields = [
+                s.target.id
+                for s in node.body
+                if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)
+            ]
+            self._place(node.name, fields)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            names = _unpacked(node.targets[0])
+            if "reason" in names and isinstance(node.value.func, ast.Name):
+                self.returned[node.value.func.id] = names.index("reason")
+
+    def _place(self, name: str, parameters: list[str]) -> None:
+        found = [n for n in parameters if n in NAMES]
+        if found:
+            self.places[name] = parameters.index(found[0])
+
+    def values(self) -> Iterator[ast.expr]:
+        """Every expression that is a reason."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Call):
+                yield from (k.value for k in node.keywords if k.arg in NAMES)
+                name = (
+                    node.func.attr
+                    if isinstance(node.func, ast.Attribute)
+                    else getattr(node.func, "id", "")
+                )
+                if name in self.places and len(node.args) > self.places[name]:
+                    yield node.args[self.places[name]]
+            elif isinstance(node, ast.Assign):
+                yield from _assigned(node)
+                yield from _alternatives(node)
+            elif isinstance(node, ast.AnnAssign) and node.value is not None:
+                if isinstance(node.target, ast.Name) and node.target.id in NAMES:
+                    yield node.value
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield from self._results(node)
+
+    def _results(self, function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.expr]:
+        place = self.returned.get(function.name)
+        for node in ast.walk(function):
+            if not isinstance(node, ast.Return) or node.value is None:
+                continue
+            if place is not None and isinstance(node.value, ast.Tuple):
+                yield node.value.elts[place]
+            elif place is None and function.name == "_verdict":
+                yield node.value
+
+    def texts(self, value: ast.expr) -> Iterator[str]:
+        """The texts that an expression can have. Raises Unreadable."""
+        match value:
+            case ast.Constant(value=str(text)):
+                yield text
+            case ast.Constant(value=None):
+                pass
+            case ast.IfExp():
+                yield from self.texts(value.body)
+                yield from self.texts(value.orelse)
+            case ast.BoolOp():
+                for part in value.values:
+                    yield from self.texts(part)
+            case ast.Name(id=name) if name in self.constants:
+                yield self.constants[name]
+            case ast.Name(id=name) | ast.Attribute(attr=name) if name in _HANDED_ON:
+                pass
+            case ast.Name(id=name) if name in _IMPORTED:
+                yield _IMPORTED[name]
+            case ast.Call(func=ast.Name(id="str")):
+                pass  # the status of an answer
+            case _:
+                raise Unreadable(
+                    f"{self.path}:{value.lineno}: what reason is {ast.unparse(value)}?"
+                )
+
+
+def _unpacked(target: ast.expr) -> list[str]:
+    return [e.id if isinstance(e, ast.Name) else "" for e in getattr(target, "elts", ())]
+
+
+def _assigned(node: ast.Assign) -> Iterator[ast.expr]:
+    for target in node.targets:
+        if isinstance(target, ast.Name) and target.id in NAMES:
+            yield node.value
+        names = _unpacked(target)
+        if "reason" in names and isinstance(node.value, ast.Tuple):
+            yield node.value.elts[names.index("reason")]
+
+
+def _alternatives(node: ast.Assign) -> Iterator[ast.expr]:
+    """The words of `Refusal = Literal[…]`: why a target holds everybody."""
+    names = [t.id for t in node.targets if isinstance(t, ast.Name)]
+    if "Refusal" in names and isinstance(node.value, ast.Subscript):
+        yield from getattr(node.value.slice, "elts", [node.value.slice])
+
+
+def reasons() -> dict[str, set[str]]:
+    """Reason code → the modules that give it."""
+    found: dict[str, set[str]] = {}
+    for path in _with_reasons():
+        module = _Module(path)
+        for value in module.values():
+            for text in module.texts(value):
+                if text:
+                    found.setdefault(text, set()).add(str(path.relative_to(ROOT)))
+    return found
+
+
+def constant_texts() -> str:
+    """All constant texts of the program, formatted values as `…`, one a line: what its messages are made of."""
+    lines = []
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [p.value if isinstance(p, ast.Constant) else "…" for p in node.values]
+                lines.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                lines.append(node.value)
+    return "\n".join(lines)
