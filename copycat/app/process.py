@@ -75,6 +75,7 @@ async def run(
             metrics=metrics,
             resolver=resolver,
             ssl_context=ssl_context,
+            environ=environ,
             clock=clock,
             wall=wall,
             sleep=sleep,

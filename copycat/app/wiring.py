@@ -5,9 +5,10 @@ Lower layers get plain values; whoever wants to know what a key does follows it 
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import anyio
 import structlog
 from aiohttp.abc import AbstractResolver
 
+from copycat.app.keychains import Surroundings, amazon_hosts, open_keychains
 from copycat.config.settings import Settings
 from copycat.controller.inventory import Platforms
 from copycat.errors import ConfigError, CopycatError
@@ -28,13 +30,8 @@ from copycat.mirror.naming import Naming, PathRule
 from copycat.oci.platform import Platform
 from copycat.oci.reference import normalise_registry
 from copycat.registry.bandwidth import Bandwidth
-from copycat.registry.hosts import HostConfig, HostPolicy
-from copycat.registry.keychain import (
-    ChainKeychain,
-    CredentialRule,
-    Keychain,
-    StaticKeychain,
-)
+from copycat.registry.hosts import HostConfig, HostPolicy, Proxies, TlsContexts
+from copycat.registry.keychain import ChainKeychain, Keychain
 from copycat.registry.limits import RetryPolicy
 from copycat.registry.target import Target
 from copycat.registry.transport import Transport
@@ -62,6 +59,7 @@ async def open_engine(
     metrics: Metrics,
     resolver: AbstractResolver | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    environ: Mapping[str, str] = os.environ,
     clock: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
@@ -70,11 +68,18 @@ async def open_engine(
 
     Args:
         resolver, ssl_context: where host names lead and whom to trust, for tests.
+        environ: where credentials, identities and proxies are found, besides what the settings hold.
         clock, wall: seconds that only grow, and Unix time, by which the logins of clouds end.
 
     Raises:
         ConfigError: the configuration cannot be used after all.
     """
+    around = Surroundings(
+        tls=TlsContexts(ca_file=settings.registry_ca_file, default=ssl_context),
+        environ=environ,
+        resolver=resolver,
+        clock=wall,
+    )
     async with AsyncExitStack() as stack:
         if settings.target_kind == "ecr":
             builder: _Docker | _Ecr = await stack.enter_async_context(
@@ -82,10 +87,10 @@ async def open_engine(
             )
         else:
             builder = _Docker(settings)
-        keychain = ChainKeychain(*builder.keychains, StaticKeychain(_credentials(settings)))
+        keychains = await stack.enter_async_context(open_keychains(settings, around))
         transport = await stack.enter_async_context(
             Transport(
-                keychain=keychain,
+                keychain=ChainKeychain(*builder.keychains, *keychains),
                 metrics=metrics,
                 policy=HostPolicy(
                     named=settings.named_hosts | {builder.registry},
@@ -102,6 +107,7 @@ async def open_engine(
                 concurrency=settings.registry_concurrency,
                 resolver=resolver,
                 ssl_context=ssl_context,
+                proxies=Proxies(environ),
             )
         )
         target = builder.target(transport)
@@ -148,16 +154,7 @@ class _Docker:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.registry = normalise_registry(settings.docker.registry)
-        docker = settings.docker
-        rule = CredentialRule(
-            registry=self.registry,
-            username=docker.username,
-            password=docker.password.get_secret_value(),
-            password_file=docker.password_file,
-            source="the target's credentials (docker.username)",
-        )
-        has_login = bool(docker.username)
-        self.keychains: list[Keychain] = [StaticKeychain([rule])] if has_login else []
+        self.keychains: list[Keychain] = []
 
     def target(self, transport: Transport) -> Target:
         return Target(transport, self.registry)
@@ -199,7 +196,9 @@ class _Ecr:
             Aws(region=ecr.region, role_arn=ecr.assume_role_arn) as aws,
             Aws(region=ecr.region) as sources,
         ):
-            keychain = EcrKeychain(target=aws, sources=sources, clock=wall)
+            keychain = EcrKeychain(
+                target=aws, sources=sources, hosts=await amazon_hosts(settings), clock=wall
+            )
             registry = ecr.endpoint or derived_host(ecr.account_id, ecr.region)
             if not ecr.endpoint and not (settings.dry_run and settings.dry_pull):
                 registry = await cls._discover(keychain, ecr.account_id, registry)
@@ -222,27 +221,6 @@ class _Ecr:
             _log.error("aws does not tell the registry's host", error=str(error), using=derived)
             return derived
         return registry
-
-
-def _credentials(settings: Settings) -> list[CredentialRule]:
-    return [
-        CredentialRule(
-            registry=entry.registry,
-            aliases=entry.registry_aliases,
-            username=entry.username,
-            password=entry.password.get_secret_value(),
-            token=entry.token.get_secret_value(),
-            username_env=entry.username_env,
-            password_env=entry.password_env,
-            token_env=entry.token_env,
-            username_file=entry.username_file,
-            password_file=entry.password_file,
-            token_file=entry.token_file,
-            namespaces=frozenset(entry.namespaces),
-            source=f"registryCredentials[{index}]",
-        )
-        for index, entry in enumerate(settings.registry_credentials)
-    ]
 
 
 def _hosts(settings: Settings) -> dict[str, HostConfig]:

@@ -185,9 +185,8 @@ class Docker(Part):
         choice("basic", "gcp", "azure", "ecr"),
         Key(
             "How to log in: `basic` with user name and password, or with the cloud identity of the pod (`gcp`, "
-            "`azure`, `ecr`), refreshed as needed.",
+            "`azure`, `ecr`), refreshed as needed. As `registries[].auth`.",
             env=("TARGET_AUTH",),
-            available=False,
         ),
     ] = "basic"
 
@@ -321,7 +320,12 @@ class RegistryHost(Part):
     auth: Annotated[
         Literal["", "gcp", "azure", "ecr"],
         choice("", "gcp", "azure", "ecr"),
-        Key("Log in with the cloud identity of the pod: `gcp`, `azure` or `ecr`.", available=False),
+        Key(
+            "Log in with the cloud identity of the pod, refreshed as needed. `gcp`: the service account's, from "
+            "Google's metadata server. `azure`: workload identity, else the node's managed identity, exchanged at "
+            "the registry. `ecr`: AWS's own chain (Pod Identity, IRSA, environment, profile, instance role), for "
+            "private registries and `public.ecr.aws`; where the host does not tell its region, `ecr.region` does."
+        ),
     ] = ""
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ The values are seconds, bytes and canonical hosts; `copycat.config.table` has th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import PrivateAttr, model_validator
 from copycat.config.hosts import host_of
 from copycat.config.keys import misplaced
 from copycat.config.table import LogLevel, Table
+from copycat.registry.ecr.hosts import PUBLIC, parse_host
 from copycat.registry.ecr.lifecycle import lifecycle_warnings
 
 __all__ = ["Context", "LogLevel", "Settings"]
@@ -52,6 +54,21 @@ class Settings(Table):
         twice = sorted({host for host in hosts if hosts.count(host) > 1})
         if twice:
             raise misplaced("registries", f"{', '.join(twice)} has more than one entry")
+        return self
+
+    @model_validator(mode="after")
+    def _regions_are_known(self) -> Settings:
+        asked = {
+            f"registries[{i}].auth": r.host
+            for i, r in enumerate(self.registries)
+            if r.auth == "ecr"
+        }
+        if self.target_kind == "docker" and self.docker.auth == "ecr":
+            asked["docker.auth"] = self.docker.registry
+        for key, host in asked.items():
+            if host and not (self.ecr.region or host == PUBLIC or parse_host(host)):
+                problem = f"{host} does not tell its region: set ecr.region, or AWS_REGION"
+                raise misplaced(key, problem)
         return self
 
     @property
@@ -110,6 +127,7 @@ def _warnings(settings: Settings) -> list[str]:
             f"{key} from the file is overridden by the environment variable {variable}."
             for key, variable in context.overridden.items()
         ]
+    found += _identity_warnings(settings)
     for index, entry in enumerate(settings.registry_credentials):
         for attribute, key in (
             ("username_env", "usernameEnv"),
@@ -122,4 +140,30 @@ def _warnings(settings: Settings) -> list[str]:
                     f"registryCredentials[{index}].{key}: the environment variable {variable} is not set; "
                     f"it counts as empty, so {entry.registry} may be asked anonymously."
                 )
+    return found
+
+
+#: Whose registries a cloud's identity is for: anybody else who gets it could act in its name.
+_CLOUDS = {
+    "gcp": ("Google", re.compile(r"(.*\.)?(gcr\.io|pkg\.dev)")),
+    "azure": ("Azure", re.compile(r".*\.azurecr\.(io|cn|us|de)")),
+}
+
+
+def _identity_warnings(settings: Settings) -> list[str]:
+    asked: list[tuple[str, str, str]] = [
+        (f"registries[{i}].auth", r.host, r.auth) for i, r in enumerate(settings.registries)
+    ]
+    docker = settings.docker
+    if settings.target_kind == "docker":
+        asked.append(("docker.auth", docker.registry, docker.auth))
+    found = [
+        f"{key}: {host} is no registry of {_CLOUDS[auth][0]}; it will be shown a token of the pod's identity there."
+        for key, host, auth in asked
+        if auth in _CLOUDS and not _CLOUDS[auth][1].fullmatch(host.partition(":")[0])
+    ]
+    if docker.auth != "basic" and (docker.username or docker.password_file):
+        found.append(
+            f"docker.username and its password are not used: docker.auth is {docker.auth}."
+        )
     return found

@@ -2,6 +2,9 @@
 
 A keychain of this module answers for the hosts that the configuration names (`auth: gcp`,
 `auth: azure`) and for no other. Amazon's is in `copycat.registry.ecr`.
+
+Metadata services are asked directly, whatever the proxy variables say: they answer nobody else's
+requests. Everything else goes through the proxy, if there is one.
 """
 
 from __future__ import annotations
@@ -9,7 +12,8 @@ from __future__ import annotations
 import base64
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -17,12 +21,15 @@ from typing import NoReturn
 import aiohttp
 import anyio.to_thread
 import msgspec
+from aiohttp.abc import AbstractResolver
+from yarl import URL
 
-from copycat.errors import RegistryError, Side, Unauthorized, Unavailable, printable
+from copycat.errors import Unauthorized, Unavailable, printable
+from copycat.registry.hosts import Proxies, TlsContexts
 from copycat.registry.keychain import Access, Credentials
-from copycat.registry.renewable import Issued, Renewable
+from copycat.registry.renewable import Asker, Issued, Renewable
 
-__all__ = ["AzureKeychain", "GoogleKeychain"]
+__all__ = ["AzureKeychain", "GoogleKeychain", "open_session"]
 
 #: No answer of a metadata or token service is longer.
 MAX_ANSWER = 64 * 1024
@@ -32,6 +39,10 @@ MARGIN = 60.0
 
 #: Azure's refresh tokens for a registry live three hours, should one not say.
 ACR_LIFE = 3 * 3600.0
+
+#: What an access token for Azure's registries is good for, in every one of its clouds: for registries alone,
+#: where one for the resource manager would open the subscription (azure-sdk-for-net issue 34785).
+ACR_RESOURCE = "https://containerregistry.azure.net"
 
 #: The user that goes with such a token where it serves as a password.
 ACR_USER = "00000000-0000-0000-0000-000000000000"
@@ -52,6 +63,24 @@ class _Answer(msgspec.Struct):
         return float(text) if text.isdecimal() else 0.0
 
 
+@asynccontextmanager
+async def open_session(
+    tls: TlsContexts, *, resolver: AbstractResolver | None = None
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """The connections to the clouds' services. They are few, so that none is kept open.
+
+    Raises:
+        Unavailable: registryCAFile cannot be used.
+    """
+    connector = aiohttp.TCPConnector(
+        ssl=await tls.get(None), resolver=resolver, force_close=True, limit=8
+    )
+    async with aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+    ) as session:
+        yield session
+
+
 class GoogleKeychain:
     """GKE and Compute Engine: the access token of the service account, from the metadata server."""
 
@@ -59,15 +88,13 @@ class GoogleKeychain:
         self,
         session: aiohttp.ClientSession,
         *,
-        hosts: Collection[str],
-        side: Side = "source",
+        hosts: Mapping[str, Asker],
         environ: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Args: `session` belongs to the caller; `side` is what errors say; the clock tells Unix time."""
+        """Args: `session` belongs to the caller; `hosts` are the registries that get a login; the clock tells Unix time."""
         self._session = session
-        self._side = side
-        self._hosts = frozenset(hosts)
+        self._hosts = dict(hosts)
         host = environ.get("GCE_METADATA_HOST", "metadata.google.internal")
         self._url = f"http://{host}/computeMetadata/v1/instance/service-accounts/default/token"
         self._login = Renewable(self._fetch, clock=clock)
@@ -77,10 +104,8 @@ class GoogleKeychain:
     ) -> Sequence[Credentials]:
         """The login for one of our hosts. Raises: Unauthorized, Unavailable."""
         del repository, access
-        if registry not in self._hosts:
-            return ()
-
-        return (await _credentials(self._login, registry, self._side),)
+        asker = self._hosts.get(registry)
+        return (await asker.login(self._login, registry),) if asker is not None else ()
 
     def expired(self, registry: str, credentials: Credentials) -> None:
         """The registry says that these are too old."""
@@ -115,17 +140,19 @@ class AzureKeychain:
         self,
         session: aiohttp.ClientSession,
         *,
-        hosts: Collection[str],
-        side: Side = "source",
+        hosts: Mapping[str, Asker],
         environ: Mapping[str, str] = os.environ,
-        metadata: str = "http://169.254.169.254",
+        proxies: Proxies | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Args: `session` belongs to the caller; `side` is what errors say; `metadata` is the address of the instance metadata service; the clock tells Unix time."""
+        """Args: `session` belongs to the caller; `hosts` are the registries that get a login; the clock tells Unix time."""
         self._session = session
-        self._side = side
+        self._hosts = dict(hosts)
         self._environ = environ
-        self._metadata = metadata
+        # the name that Azure's own SDKs read
+        metadata = environ.get("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://169.254.169.254")
+        self._metadata = metadata.rstrip("/")
+        self._proxies = proxies or Proxies(environ)
         self._clock = clock
         self._logins = {host: Renewable(partial(self._fetch, host), clock=clock) for host in hosts}
 
@@ -134,8 +161,11 @@ class AzureKeychain:
     ) -> Sequence[Credentials]:
         """The login for one of our hosts. Raises: Unauthorized, Unavailable."""
         del repository, access
-        login = self._logins.get(registry)
-        return (await _credentials(login, registry, self._side),) if login is not None else ()
+        asker = self._hosts.get(registry)
+        if asker is None:
+            return ()
+
+        return (await asker.login(self._logins[registry], registry),)
 
     def expired(self, registry: str, credentials: Credentials) -> None:
         """The registry says that these are too old."""
@@ -158,6 +188,7 @@ class AzureKeychain:
             who=registry,
             remedy="give the identity the role AcrPull, for a target AcrPush, on the registry",
             data=form,
+            proxies=self._proxies,
         )
         if not answer.refresh_token:
             _nothing(registry)
@@ -176,7 +207,7 @@ class AzureKeychain:
         if file:
             answer = await self._federated(file)
         else:
-            params = {"api-version": "2018-02-01", "resource": "https://management.azure.com/"}
+            params = {"api-version": "2018-02-01", "resource": ACR_RESOURCE}
             if client := self._environ.get("AZURE_CLIENT_ID"):
                 params["client_id"] = client
 
@@ -216,19 +247,12 @@ class AzureKeychain:
             data={
                 "grant_type": "client_credentials",
                 "client_id": self._environ.get("AZURE_CLIENT_ID", ""),
-                "scope": "https://management.azure.com/.default",
+                "scope": f"{ACR_RESOURCE}/.default",
                 "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
                 "client_assertion": assertion.strip(),
             },
+            proxies=self._proxies,
         )
-
-
-async def _credentials(login: Renewable, registry: str, side: Side) -> Credentials:
-    try:
-        return await login.get()
-    except RegistryError as error:
-        error.registry, error.side = registry, side
-        raise
 
 
 async def _ask(
@@ -241,6 +265,7 @@ async def _ask(
     headers: Mapping[str, str] | None = None,
     params: Mapping[str, str] | None = None,
     data: Mapping[str, str] | None = None,
+    proxies: Proxies | None = None,
 ) -> _Answer:
     """The answer of a token service. Raises: Unauthorized if it refuses, Unavailable if it is in trouble."""
     try:
@@ -250,6 +275,7 @@ async def _ask(
             headers=headers,
             params=params,
             data=data,
+            proxy=proxies.get(URL(url)) if proxies is not None else None,
             allow_redirects=False,
             timeout=_TIMEOUT,
         ) as response:

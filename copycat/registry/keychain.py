@@ -9,18 +9,20 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import anyio.to_thread
 
-from copycat.errors import Unauthorized
+from copycat.errors import RegistryError, Side, Unauthorized
 from copycat.oci.reference import normalise_registry
 from copycat.registry.credentials import Credentials
 from copycat.registry.dockerconfig import DockerAuth, matching
 from copycat.registry.globs import go_match
+from copycat.registry.once import Once
 
 __all__ = [
     "ANONYMOUS",
@@ -86,6 +88,8 @@ class CredentialRule:
     namespaces: frozenset[str] = frozenset()
     """Only for workloads in one of these; empty: for all."""
     source: str = ""
+    side: Side = "source"
+    """What errors about it say."""
 
 
 def _split(registry: str) -> tuple[str, str]:
@@ -123,6 +127,31 @@ class _Files:
         return stamp, Path(path).read_text(encoding="utf-8").strip()
 
 
+class _Tries:
+    """Several places that may have credentials: one that fails is no reason not to use the others."""
+
+    def __init__(self) -> None:
+        self._once = Once("credentials")
+
+    async def collect(
+        self, places: Iterable[Callable[[], Awaitable[Sequence[Credentials]]]]
+    ) -> list[Credentials]:
+        """What all of them have, each secret once. Raises the first error if that is nothing."""
+        found: dict[str, Credentials] = {}
+        errors: list[RegistryError] = []
+        for place in places:
+            try:
+                for credentials in await place():
+                    found.setdefault(credentials.key, credentials)
+            except RegistryError as error:
+                errors.append(error)
+        if errors and not found:
+            raise errors[0]
+        for unused in errors:
+            self._once.warn(str(unused), "other credentials are used", error=str(unused))
+        return list(found.values())
+
+
 class StaticKeychain:
     """The rows of `registryCredentials`."""
 
@@ -141,13 +170,14 @@ class StaticKeychain:
                 go_match(alias.lower(), "")
         self._environ = environ
         self._files = _Files(clock=clock, every=reread)
+        self._tries = _Tries()
 
     async def resolve(
         self, registry: str, repository: str, access: Access
     ) -> Sequence[Credentials]:
         """Rules with the longest path first, exact hosts before aliases, then in the order of the rows.
 
-        Raises Unauthorized if a rule's file cannot be read.
+        Raises Unauthorized if a rule's file cannot be read and no other rule has anything.
         """
         found: list[tuple[int, int, CredentialRule]] = []
         for rule, host, path in self._rules:
@@ -155,7 +185,7 @@ class StaticKeychain:
             if rank is not None and (not rule.namespaces or rule.namespaces & access.namespaces):
                 found.append((*rank, rule))
         found.sort(key=lambda row: row[:2])
-        return [c for c in [await self._credentials(rule) for *_, rule in found] if c is not None]
+        return await self._tries.collect([partial(self._credentials, rule) for *_, rule in found])
 
     @staticmethod
     def _rank(
@@ -173,18 +203,14 @@ class StaticKeychain:
             return -len(path), 1
         return None
 
-    async def _credentials(self, rule: CredentialRule) -> Credentials | None:
+    async def _credentials(self, rule: CredentialRule) -> Sequence[Credentials]:
         username = await self._value(rule, "username")
         password = await self._value(rule, "password")
         token = await self._value(rule, "token")
         if not (username or password or token):
-            return None
-        return Credentials(
-            username=username,
-            password=password,
-            token=token,
-            source=rule.source or f"registryCredentials for {rule.registry}",
-        )
+            return ()
+        source = rule.source or f"registryCredentials for {rule.registry}"
+        return (Credentials(username=username, password=password, token=token, source=source),)
 
     async def _value(self, rule: CredentialRule, name: str) -> str:
         env: str = getattr(rule, f"{name}_env")
@@ -201,6 +227,7 @@ class StaticKeychain:
             raise Unauthorized(
                 f"The {name} file {file} of {rule.source or rule.registry} cannot be read: {problem}. "
                 "Check the path and the mounted Secret.",
+                side=rule.side,
                 registry=rule.registry,
                 reason="credentials_unreadable",
             ) from error
@@ -222,16 +249,18 @@ class ChainKeychain:
     def __init__(self, *keychains: Keychain) -> None:
         """The candidates of the first come first."""
         self._keychains = keychains
+        self._tries = _Tries()
 
     async def resolve(
         self, registry: str, repository: str, access: Access
     ) -> Sequence[Credentials]:
-        """Every keychain's candidates, each secret once."""
-        found: dict[str, Credentials] = {}
-        for keychain in self._keychains:
-            for credentials in await keychain.resolve(registry, repository, access):
-                found.setdefault(credentials.key, credentials)
-        return list(found.values())
+        """Every keychain's candidates, each secret once. Raises a keychain's error if no other has any."""
+        return await self._tries.collect(
+            [
+                partial(keychain.resolve, registry, repository, access)
+                for keychain in self._keychains
+            ]
+        )
 
     def expired(self, registry: str, credentials: Credentials) -> None:
         """Tell those that can make credentials anew that these have expired."""

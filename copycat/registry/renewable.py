@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
-from copycat.errors import RegistryError, Unavailable
+from copycat.errors import RegistryError, Side, Unavailable
 from copycat.registry.keychain import Credentials
 
-__all__ = ["Issued", "Renewable"]
+__all__ = ["Asker", "Issued", "Renewable"]
 
 #: What was fetched this recently (seconds) cannot have expired, whatever a registry says: or it would make us ask for ever.
 YOUNG = 10.0
@@ -29,6 +29,34 @@ class Issued:
     credentials: Credentials
     life: float
     """How long it is good for, in seconds from now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asker:
+    """Which key of the configuration wants an identity for a registry, so that errors can name it."""
+
+    key: str
+    """As written: `registries[2].auth: gcp`."""
+    side: Side = "source"
+
+    async def login(self, login: Renewable, registry: str) -> Credentials:
+        """The present credentials, with their source. Raises: as the login does, naming key and registry."""
+        try:
+            credentials = await login.get()
+        except RegistryError as error:
+            # a login may serve several registries, so its error is nobody's to alter
+            raise type(error)(
+                f"There is no login for {registry} ({self.key}): {error.message}",
+                side=self.side,
+                registry=registry,
+                reason=error.reason,
+                temporary=error.temporary,
+                retry_after=error.retry_after,
+                status=error.status,
+                code=error.code,
+            ) from error
+
+        return replace(credentials, source=f"of {self.key} ({credentials.source})")
 
 
 class Renewable:
@@ -65,7 +93,12 @@ class Renewable:
 
     def expired(self, credentials: Credentials) -> None:
         """A registry says that `credentials` have expired. Others than the present ones are old news."""
-        if self._credentials == credentials and self._clock() - self._made >= YOUNG:
+        present = self._credentials
+        if (
+            present is not None
+            and present.key == credentials.key
+            and self._clock() - self._made >= YOUNG
+        ):
             self._credentials = None
             self._retry = 0.0
 

@@ -343,15 +343,11 @@ NOT_BUILT = [row for row in rows(Settings) if not row.key.available]
 
 
 @pytest.mark.parametrize("row", NOT_BUILT, ids=lambda row: row.path)
-def test_features_that_are_not_built_are_off(write: Write, row: Row) -> None:
+def test_features_that_are_not_built_are_off(row: Row) -> None:
     """Their keys accept their own default and refuse everything else, by name."""
     off: Any = row.default
     other = {"maxBandwidth": "50Mi", "pullQuotaReserve": "50%", "privateImages": "shared"}
-    value = other.get(row.path, "gcp" if row.path.endswith("auth") else "all")
-    if not row.attributes:
-        found = problems(path=write(f"registries: [{{host: a.b, auth: {value}}}]"))
-        assert "not available in this version" in found["registries[0].auth"].message
-        return
+    value = other.get(row.path, "all")
     variable = row.key.env[0]
     load(environ=TARGET | {variable: str(off)})
     found = problems(environ=TARGET | {variable: value})
@@ -510,3 +506,61 @@ def test_empty_lists_select_everything(write: Write) -> None:
     settings = load(path=write("watchResources: []\nincludeNamespaces: []\n"), environ=TARGET)
     assert len(settings.watch_resources) == 6
     assert settings.include_namespaces == ("*",)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        pytest.param(
+            "registries: [{host: ecr.corp, auth: ecr}]", "registries[0].auth", id="source"
+        ),
+        pytest.param(
+            "targetKind: docker\ndocker: {registry: ecr.corp, auth: ecr}",
+            "docker.auth",
+            id="target",
+        ),
+    ],
+)
+def test_a_region_that_nobody_tells(write: Write, text: str, path: str) -> None:
+    """`auth: ecr` for a host whose name says no region needs one; `ecr.region` or AWS_REGION give it."""
+    found = problems(
+        path=write(text), environ={"TARGET_KIND": "docker", "TARGET_REGISTRY": "ecr.corp"}
+    )
+    assert "ecr.corp does not tell its region" in found[path].message
+    region = {"AWS_REGION": "eu-west-1"}
+    load(path=write(text), environ=TARGET | region)
+    hosts = ["public.ecr.aws", "123456789012.dkr.ecr.eu-west-1.amazonaws.com"]
+    rows = ", ".join(f"{{host: {host}, auth: ecr}}" for host in hosts)
+    load(path=write(f"registries: [{rows}]"), environ=TARGET)
+
+
+@pytest.mark.parametrize(
+    ("host", "auth", "warned"),
+    [
+        ("europe-docker.pkg.dev", "gcp", False),
+        ("eu.gcr.io", "gcp", False),
+        ("gcr.io", "gcp", False),
+        ("pkg.dev.evil.example", "gcp", True),
+        ("docker.io", "gcp", True),
+        ("team.azurecr.io", "azure", False),
+        ("team.azurecr.cn", "azure", False),
+        ("team.azurecr.io.example:5000", "azure", True),
+    ],
+)
+def test_identities_for_strangers(write: Write, host: str, auth: str, warned: bool) -> None:
+    """Who gives a cloud's identity to a host that is none of that cloud's is warned, for source and target."""
+    source = load(path=write(f"registries: [{{host: {host}, auth: {auth}}}]"), environ=TARGET)
+    target = load(
+        path=write("{}"),
+        environ={"TARGET_KIND": "docker", "TARGET_REGISTRY": host, "TARGET_AUTH": auth},
+    )
+    for settings, key in ((source, "registries[0].auth"), (target, "docker.auth")):
+        found = [w for w in settings.warnings if w.startswith(f"{key}: {host} is no registry of")]
+        assert bool(found) is warned
+
+
+def test_a_password_beside_an_identity() -> None:
+    """A user name is of no use where the cloud's identity logs in, and that is said."""
+    more = {"TARGET_AUTH": "gcp", "TARGET_USERNAME": "me", "TARGET_PASSWORD_FILE": "/secret"}
+    settings = load(path="/nonexistent/x.yaml", environ=TARGET | more)
+    assert any("docker.username and its password are not used" in w for w in settings.warnings)

@@ -18,9 +18,11 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from copycat.errors import RegistryError, Unauthorized, Unavailable
 from copycat.registry.cloud import AzureKeychain, GoogleKeychain
 from copycat.registry.keychain import ANONYMOUS, Credentials, Keychain
+from copycat.registry.renewable import Asker
 
 GAR = "europe-docker.pkg.dev"
 ACR = "team.azurecr.io"
+ASKER = Asker(key="registries[3].auth")
 
 
 def jwt(end: float) -> str:
@@ -123,7 +125,7 @@ async def session(clouds: Clouds) -> AsyncIterator[aiohttp.ClientSession]:
 def google(clouds: Clouds, session: aiohttp.ClientSession) -> GoogleKeychain:
     """The keychain of a Pod on GKE."""
     environ = {"GCE_METADATA_HOST": f"127.0.0.1:{clouds.port}"}
-    return GoogleKeychain(session, hosts={GAR}, environ=environ, clock=lambda: clouds.now)
+    return GoogleKeychain(session, hosts={GAR: ASKER}, environ=environ, clock=lambda: clouds.now)
 
 
 @pytest.fixture
@@ -151,9 +153,12 @@ def made(clouds: Clouds, session: aiohttp.ClientSession, environ: dict[str, str]
     here = f"http://127.0.0.1:{clouds.port}"
     return AzureKeychain(
         session,
-        hosts={ACR},
-        environ={"AZURE_AUTHORITY_HOST": here, **environ},
-        metadata=here,
+        hosts={ACR: ASKER},
+        environ={
+            "AZURE_AUTHORITY_HOST": here,
+            "AZURE_POD_IDENTITY_AUTHORITY_HOST": here,
+            **environ,
+        },
         clock=lambda: clouds.now,
     )
 
@@ -247,6 +252,19 @@ async def test_azure_managed_identity(
     assert "tenant" not in clouds.asked[1][1]
 
 
+async def test_proxy(
+    clouds: Clouds, session: aiohttp.ClientSession, azure_environ: dict[str, str]
+) -> None:
+    """Entra is asked through the proxy, if there is one; a metadata service never is."""
+    proxy = {"HTTP_PROXY": f"http://127.0.0.1:{clouds.port}"}
+    entra = azure_environ | proxy | {"AZURE_AUTHORITY_HOST": "http://login.example"}
+    await login(made(clouds, session, entra), ACR)
+
+    assert clouds.paths()[0] == "/tenant/oauth2/v2.0/token"
+
+    await login(made(clouds, session, {"HTTP_PROXY": "http://127.0.0.1:9"}), ACR)
+
+
 @pytest.mark.parametrize("token", ["opaque", "a.b.c", "a.e30.c"])
 async def test_azure_token_without_end(azure: AzureKeychain, clouds: Clouds, token: str) -> None:
     """A refresh token that does not say its end counts as one of three hours."""
@@ -322,7 +340,7 @@ async def test_nobody_there(session: aiohttp.ClientSession, free_tcp_port: int) 
     """Outside of the cloud nothing answers, and the message says what that means."""
     environ = {"GCE_METADATA_HOST": f"127.0.0.1:{free_tcp_port}"}
     with pytest.raises(Unavailable, match=r"metadata server does not answer.*Workload Identity"):
-        await login(GoogleKeychain(session, hosts={GAR}, environ=environ), GAR)
+        await login(GoogleKeychain(session, hosts={GAR: ASKER}, environ=environ), GAR)
 
 
 @pytest.mark.parametrize("path", ["/tenant/oauth2/v2.0/token", "/oauth2/exchange"])

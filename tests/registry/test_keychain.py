@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from copycat.errors import Unauthorized
+from copycat.errors import Unauthorized, Unavailable
 from copycat.registry.dockerconfig import DockerAuth
 from copycat.registry.keychain import (
     ANONYMOUS,
@@ -222,3 +222,40 @@ async def test_pull_secrets_stay_with_their_registry() -> None:
     assert await AccessKeychain().resolve("ghcr.io", "team/app", access) == [auth.credentials]
     assert await AccessKeychain().resolve("ghcr.io", "other/app", access) == []
     assert await AccessKeychain().resolve("target.example.com", "team/app", access) == []
+
+
+class Broken:
+    """A keychain that is in trouble."""
+
+    async def resolve(self, registry: str, repository: str, access: Access) -> list[Credentials]:
+        """Nothing but an error."""
+        raise Unavailable(f"no login for {registry}")
+
+
+async def test_one_keychain_in_trouble(capsys: pytest.CaptureFixture[str]) -> None:
+    """If one keychain fails, the candidates of the others are used and the trouble is told once."""
+    chain = ChainKeychain(Broken(), StaticKeychain(RULES))
+    for _ in range(3):
+        found = await chain.resolve("ghcr.io", "x", ANONYMOUS)
+        assert [c.username for c in found] == ["host", "alias"]
+
+    assert capsys.readouterr().out.count("no login for ghcr.io") == 1
+
+
+async def test_nothing_but_trouble() -> None:
+    """If no other has anything, the trouble is the answer, and not an anonymous request."""
+    with pytest.raises(Unavailable, match=r"no login for x\.io"):
+        await ChainKeychain(Broken(), StaticKeychain(RULES)).resolve("x.io", "a", ANONYMOUS)
+
+
+async def test_one_unreadable_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row whose file cannot be read does not stop the next row."""
+    rows = [
+        CredentialRule(registry="x.io", token_file=str(tmp_path / "absent"), source="row 0"),
+        rule("x.io", "second"),
+    ]
+
+    (found,) = await StaticKeychain(rows).resolve("x.io", "a", ANONYMOUS)
+
+    assert found.username == "second"
+    assert "token file" in capsys.readouterr().out

@@ -10,17 +10,18 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
 
 from copycat.errors import RegistryError, Side, Unavailable
-from copycat.logs import get_logger
 from copycat.registry.ecr.aws import Aws
 from copycat.registry.ecr.hosts import PUBLIC, parse_host
 from copycat.registry.keychain import Access, Credentials
-from copycat.registry.renewable import Issued, Renewable
+from copycat.registry.once import Once
+from copycat.registry.renewable import Asker, Issued, Renewable
 
-__all__ = ["EcrKeychain"]
+__all__ = ["EcrKeychain", "NamedHost"]
 
 #: What AWS promises, in seconds; taken when `expiresAt` cannot be right by our clock.
 FULL_LIFE = 12 * 3600.0
@@ -32,11 +33,21 @@ MARGIN = 60.0
 PATIENCE = 300.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedHost:
+    """A registry that the configuration gives the login of AWS (`auth: ecr`)."""
+
+    asker: Asker
+    region: str = ""
+    """Of the registry, where its name does not say it."""
+
+
 class EcrKeychain:
     """Resolves the hosts of ECR; for all others it has nothing.
 
-    The target's login must work: its errors are raised. A source's login is an offer: without AWS
-    credentials the registry is tried anonymously, or with whatever else the configuration has for it.
+    The login of the target and of hosts that the configuration names must work: its errors are raised. For
+    other registries of ECR it is an offer: without AWS credentials the registry is tried anonymously, or with
+    whatever else the configuration has for it.
     """
 
     def __init__(
@@ -45,16 +56,18 @@ class EcrKeychain:
         target: Aws | None = None,
         target_registry: str = "",
         sources: Aws | None = None,
-        hosts: Mapping[str, str] | None = None,
+        hosts: Mapping[str, NamedHost] | None = None,
+        named_only: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Args: `hosts` maps further host names of private registries (`auth: ecr`) to their region; the clock tells Unix time."""
+        """Args: `named_only`: of the sources, only `hosts` get a login; the clock tells Unix time."""
         self._target = target
         self.target_registry = target_registry
         self._sources = sources
         self._hosts = dict(hosts or {})
+        self._named_only = named_only
         self._clock = clock
-        self._log = get_logger("ecr")
+        self._once = Once("ecr")
         self._regions: dict[tuple[Side, str, bool], _RegionLogin] = {}
         self._public = (
             Renewable(_PublicLogin(sources).fetch, patience=PATIENCE, clock=clock)
@@ -65,20 +78,26 @@ class EcrKeychain:
     async def resolve(
         self, registry: str, repository: str, access: Access
     ) -> Sequence[Credentials]:
-        """At most one candidate. Raises: RegistryError, for the target alone."""
+        """At most one candidate. Raises: RegistryError, for the target and for hosts that are named."""
         del repository, access  # a token opens all repositories that its owner may use
         login = self._login(registry)
         if login is None:
             return ()
 
+        if registry != self.target_registry and (named := self._hosts.get(registry)) is not None:
+            return (await named.asker.login(login, registry),)
+
         try:
-            return (await login.get(),)
+            credentials = await login.get()
         except RegistryError as error:
             if registry == self.target_registry:
                 raise
 
-            self._log.warning("no_aws_login", registry=registry, error=str(error))
+            self._once.warn(registry, "no_aws_login", registry=registry, error=str(error))
             return ()
+
+        self._once.over(registry)
+        return (credentials,)
 
     def expired(self, registry: str, credentials: Credentials) -> None:
         """The registry says that these credentials have expired: fetch others before the next request."""
@@ -101,17 +120,19 @@ class EcrKeychain:
         if self._target is not None and registry == self.target_registry:
             return self._region("target", self._target, self._target.region, fips=False).login
 
-        if self._sources is None:
+        named = self._hosts.get(registry)
+        if self._sources is None or (named is None and self._named_only):
             return None
 
         if registry == PUBLIC:
             return self._public
 
-        if (region := self._hosts.get(registry)) is not None:
-            return self._region("source", self._sources, region, fips=False).login
-
+        side: Side = named.asker.side if named is not None else "source"
         if (host := parse_host(registry)) is not None:
-            return self._region("source", self._sources, host.region, fips=host.fips).login
+            return self._region(side, self._sources, host.region, fips=host.fips).login
+
+        if named is not None:
+            return self._region(side, self._sources, named.region, fips=False).login
 
         return None
 

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
-from copycat.errors import Throttled, Unauthorized, Unavailable
+from copycat.errors import Denied, Throttled, Unauthorized, Unavailable
 from copycat.registry.ecr.aws import Aws
-from copycat.registry.ecr.keychain import EcrKeychain
+from copycat.registry.ecr.keychain import EcrKeychain, NamedHost
 from copycat.registry.keychain import ANONYMOUS, Credentials
+from copycat.registry.renewable import Asker
 from tests.registry.ecr.fake_aws import ACCOUNT, REGION, FakeAws
 
 HOST = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
@@ -40,6 +41,11 @@ def clock(fake: FakeAws) -> Clock:
 def keychain(aws: Aws, clock: Clock) -> EcrKeychain:
     """For the account's own registry as target, and all others as sources."""
     return EcrKeychain(target=aws, target_registry=HOST, sources=aws, clock=clock)
+
+
+def named(region: str = "") -> NamedHost:
+    """A host that a row of the configuration gives AWS's login."""
+    return NamedHost(asker=Asker(key="registries[3].auth"), region=region)
 
 
 async def login(keychain: EcrKeychain, registry: str = HOST) -> Credentials:
@@ -144,10 +150,41 @@ async def test_sources_of_a_region_share(keychain: EcrKeychain, fake: FakeAws) -
 
 async def test_named_hosts(aws: Aws, clock: Clock) -> None:
     """A host with `auth: ecr` (an endpoint of the owner's network) gets the login of its region."""
-    keychain = EcrKeychain(sources=aws, hosts={"registry.corp.example": "eu-west-1"}, clock=clock)
+    hosts = {"registry.corp.example": named("eu-west-1")}
+    keychain = EcrKeychain(sources=aws, hosts=hosts, clock=clock)
 
     assert (await login(keychain, "registry.corp.example")).password == "password-1"
     assert await keychain.resolve("other.corp.example", "a", ANONYMOUS) == ()
+
+
+async def test_named_host_refused(aws: Aws, fake: FakeAws, clock: Clock) -> None:
+    """A host that the configuration names must get its login: the error says which key wants it."""
+    keychain = EcrKeychain(sources=aws, hosts={OTHER: named()}, clock=clock)
+    fake.refuse("GetAuthorizationToken", "AccessDeniedException")
+    with pytest.raises(Denied, match=rf"{OTHER} \(registries\[3\]\.auth\).*GetAuthorization"):
+        await login(keychain, OTHER)
+
+
+async def test_named_only(aws: Aws, clock: Clock) -> None:
+    """For another kind of target, hosts of ECR that the configuration does not name get nothing."""
+    hosts = {OTHER: named("ignored"), "public.ecr.aws": named()}
+    keychain = EcrKeychain(sources=aws, hosts=hosts, named_only=True, clock=clock)
+
+    assert "AWS credentials (eu-central-1)" in (await login(keychain, OTHER)).source
+    assert (await login(keychain, "public.ecr.aws")).username == "AWS"
+    assert await keychain.resolve(HOST, "a", ANONYMOUS) == ()
+
+
+async def test_refusals_are_told_once(
+    aws: Aws, fake: FakeAws, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A source that is tried without a login is warned of once, not with every request."""
+    keychain = EcrKeychain(sources=aws, clock=clock)
+    fake.refuse("GetAuthorizationToken", "AccessDeniedException")
+    for _ in range(5):
+        await keychain.resolve(OTHER, "a", ANONYMOUS)
+
+    assert capsys.readouterr().out.count("no_aws_login") == 1
 
 
 async def test_no_sources(aws: Aws, clock: Clock) -> None:
