@@ -114,7 +114,9 @@ class Program:
         self._client = client
         self._times = Times(clock=clock, wall=wall, sleep=sleep)
         self._stop = anyio.Event()
-        self._lease = self._make_lease(environ)
+        name = environ.get("POD_NAME") or environ.get("HOSTNAME") or "copycat"
+        self._identity = f"{name}_{uuid.uuid4().hex[:8]}"
+        self._lease = self._make_lease()
         self._probes = Probes(
             client=client, lease=self._lease, metrics=engine.metrics, times=self._times
         )
@@ -140,18 +142,17 @@ class Program:
             refresh=self.facade.refresh,
         )
 
-    def _make_lease(self, environ: Mapping[str, str]) -> Lease | None:
+    def _make_lease(self) -> Lease | None:
         wanted = self._settings.leader_elect
         if wanted is None:
             wanted = self._client.in_cluster
         if not wanted:
             return None
-        name = environ.get("POD_NAME") or environ.get("HOSTNAME") or "copycat"
         return Lease(
             self._client,
             namespace=self._client.namespace,
             name=self._settings.lease_name,
-            identity=f"{name}_{uuid.uuid4().hex[:8]}",
+            identity=self._identity,
             metrics=self._engine.metrics,
         )
 
@@ -231,6 +232,7 @@ class Program:
             client=self._client,
             may_write=self._may_write,
             times=self._times,
+            identity=self._identity,
         )
         self.facade.controller = term.controller
         self.facade.leading = True

@@ -10,10 +10,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import anyio
 import structlog
 
+from copycat.app.failures import FailureEvents
 from copycat.app.informers import node_informers, workload_informers
 from copycat.app.oneshot import workload_of
 from copycat.app.wiring import Engine, platforms_of, selection_of
@@ -22,6 +24,7 @@ from copycat.controller.controller import Controller, Intervals
 from copycat.controller.inventory import Inventory
 from copycat.errors import one_error
 from copycat.kube.client import KubeClient
+from copycat.kube.events import EventWriter
 from copycat.kube.informer import Informer
 from copycat.kube.nodes import Node
 from copycat.kube.workload import Workload
@@ -52,18 +55,31 @@ class Term:
         client: KubeClient,
         may_write: Callable[[], bool],
         times: Times,
+        identity: str = "",
     ) -> None:
-        """Args: `may_write` is false once leadership is lost."""
+        """Args: `may_write` is false once leadership is lost; `identity` is how this process signs Events."""
         self._settings = settings
         self._engine = engine
         self._client = client
         self._times = times
-        self.controller = self._make_controller(may_write)
+        inventory = self._make_inventory()
+        # what would fail is no news of a dry mode
+        dry = settings.dry_run or settings.dry_pull
+        self._events = None if dry else self._make_events(identity)
+        self._failures = FailureEvents(inventory, self._events) if self._events else None
+        self.controller = self._make_controller(inventory, may_write)
         self.informers: list[Informer[Workload] | Informer[Node]] = []
         """Those that run; a term that has ended has none."""
 
     async def run(self, until: Callable[[], Awaitable[object]]) -> None:
         """Work until `until` returns; then no new work, and running copies get the grace period."""
+        async with anyio.create_task_group() as helpers:
+            if self._events is not None:
+                helpers.start_soon(self._events.run)
+            await self._work(until)
+            helpers.cancel_scope.cancel()
+
+    async def _work(self, until: Callable[[], Awaitable[object]]) -> None:
         controller = self.controller
         async with anyio.create_task_group() as workers:
             workers.start_soon(controller.run)
@@ -79,7 +95,7 @@ class Term:
         """The informers, for as long as the body runs."""
         parts = (self._settings, self._client, self._engine.metrics)
         self.informers = [
-            *workload_informers(*parts, self.controller.observe),
+            *workload_informers(*parts, self._observe),
             *node_informers(*parts, self.controller.inventory.node),
         ]
         try:
@@ -110,16 +126,39 @@ class Term:
             denied=denied,
         )
 
-    def _make_controller(self, may_write: Callable[[], bool]) -> Controller:
+    def _observe(self, old: Workload | None, new: Workload | None) -> None:
+        self.controller.observe(old, new)
+        invalid = self.controller.inventory.invalid
+        if self._failures is None or new is None or not invalid:
+            return
+        before = {image.image for image in old.images} if old else set()
+        for image in {image.image for image in new.images} - before:
+            if image in invalid:
+                self._failures.unnamed(image)
+
+    def _make_events(self, identity: str) -> EventWriter:
+        wall, namespaces = self._times.wall, selection_of(self._settings).literal_namespaces()
+        return EventWriter(
+            self._client,
+            instance=identity,
+            cluster_wide=namespaces is None,
+            clock=self._times.clock,
+            now=lambda: datetime.fromtimestamp(wall(), UTC),
+        )
+
+    def _make_inventory(self) -> Inventory:
+        return Inventory(
+            selection=selection_of(self._settings),
+            naming=self._engine.naming,
+            target_registry=self._engine.target.registry,
+            platforms=platforms_of(self._settings),
+            clock=self._times.clock,
+        )
+
+    def _make_controller(self, inventory: Inventory, may_write: Callable[[], bool]) -> Controller:
         settings, clock = self._settings, self._times.clock
         return Controller(
-            inventory=Inventory(
-                selection=selection_of(settings),
-                naming=self._engine.naming,
-                target_registry=self._engine.target.registry,
-                platforms=platforms_of(settings),
-                clock=clock,
-            ),
+            inventory=inventory,
             mirror=self._engine.mirror,
             ledger=Ledger(cooldown_minutes=settings.failure_cooldown_minutes, clock=clock),
             metrics=self._engine.metrics,
@@ -130,6 +169,7 @@ class Term:
                 force=settings.force_reconcile_minutes * 60.0,
             ),
             digest_pull=settings.digest_pull,
+            observer=self._failures,
             may_write=may_write,
             clock=clock,
             sleep=self._times.sleep,

@@ -16,8 +16,11 @@ Rule = tuple[str, str, str, tuple[str, ...]]  # group, resource, resource name, 
 READ = ("list", "watch")
 PODS = ("", "pods", "", READ)
 NODES = ("", "nodes", "", READ)
+EVENTS = ("", "events", "", ("create", "patch"))
+#: What is needed where workloads are looked at: to see the six kinds, and to tell their failures.
 ALL_SIX = {
     PODS,
+    EVENTS,
     ("apps", "deployments", "", READ),
     ("apps", "statefulsets", "", READ),
     ("apps", "daemonsets", "", READ),
@@ -67,7 +70,7 @@ def granted(rendered: Rendered) -> dict[str, set[Rule]]:
 
 
 def test_cluster_wide_by_default(with_values: Render) -> None:
-    """Without includeNamespaces: list and watch on the six kinds everywhere, the Lease at home, nothing else."""
+    """Without includeNamespaces: list and watch on the six kinds and Events everywhere, the Lease at home, nothing else."""
     assert granted(with_values({})) == {"": ALL_SIX, "mirror": lease("copycat-k8s-copycat")}
 
 
@@ -94,7 +97,15 @@ def test_wildcards_need_the_cluster(with_values: Render, names: list[str]) -> No
 def test_only_the_watched_kinds(with_values: Render) -> None:
     """watchResources, in any case of letters, limits the rights."""
     rights = granted(with_values({"config": {"watchResources": ["Pods", "cronJobs"]}}))
-    assert rights[""] == {PODS, ("batch", "cronjobs", "", READ)}
+    assert rights[""] == {PODS, ("batch", "cronjobs", "", READ), EVENTS}
+
+
+@pytest.mark.parametrize("mode", ["dryRun", "dryPull"])
+@pytest.mark.parametrize("names", [["*"], ["a"]], ids=["cluster", "namespaces"])
+def test_a_dry_mode_may_not_write_events(with_values: Render, mode: str, names: list[str]) -> None:
+    """A dry mode writes nothing, so that nothing but its Lease may be written."""
+    rights = granted(with_values({"config": {mode: True, "includeNamespaces": names}}))
+    assert rights["" if names == ["*"] else "a"] == ALL_SIX - {EVENTS}
 
 
 @pytest.mark.parametrize(

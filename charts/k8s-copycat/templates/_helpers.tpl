@@ -77,6 +77,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
+{{/* Failures are told as Events on the workloads; a dry mode writes none. */}}
+{{- define "k8s-copycat.eventRules" -}}
+{{- if and (ne (toString .Values.config.dryRun) "true") (ne (toString .Values.config.dryPull) "true") }}
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}
+{{- end -}}
+
 {{- define "k8s-copycat.nodeRules" -}}
 - apiGroups: [""]
   resources: [nodes]
