@@ -95,7 +95,7 @@ class Metrics:
         )
         self.operations = Counter(
             "k8s_copycat_mirror_operations",
-            "Finished attempts.",
+            "Finished attempts; `result` is success, failure or waiting (for a pull quota).",
             ["source_registry", "result", "reason"],
             registry=r,
         )
@@ -243,7 +243,7 @@ class Metrics:
             self.images.labels(state).set(0)
         for result in ("copied", "mounted", "exists"):
             self.blobs.labels(result)
-        for result in ("success", "failure"):
+        for result in ("success", "failure", "waiting"):
             self.duration.labels(result)
         for state in ("busy", "idle"):
             self.workers.labels(state).set(0)

@@ -105,6 +105,7 @@ async def open_engine(
                     backoff=settings.registry_retry_backoff,
                 ),
                 concurrency=settings.registry_concurrency,
+                pull_quota_reserve=settings.pull_quota_reserve,
                 resolver=resolver,
                 ssl_context=ssl_context,
                 proxies=Proxies(environ),

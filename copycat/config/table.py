@@ -278,11 +278,12 @@ class Table(Part):
     pull_quota_reserve: Annotated[
         Quota,
         Key(
-            "Share of a registry's advertised pull quota that is left to the nodes (`50%` or `0.5`).",
+            "Share of a registry's advertised pull quota that is left to the nodes (`50%` or `0.5`). Images that would "
+            "eat into it wait (`waiting_quota`). `0` leaves nothing.",
             env=("PULL_QUOTA_RESERVE",),
-            available=False,
+            default="50 % anonymous, 20 % with credentials",
         ),
-    ] = 0.0
+    ] = None
 
     registry_credentials: Annotated[
         tuple[RegistryCredential, ...],

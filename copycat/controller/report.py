@@ -17,6 +17,10 @@ __all__ = ["Reporter", "state_of"]
 _log = structlog.get_logger(__name__)
 
 
+#: What an attempt's state is in metrics; a success otherwise.
+_OUTCOMES = {"failed": "failure", "denied": "failure", "waiting_quota": "waiting"}
+
+
 class Reporter:
     """Counts and logs; decides nothing."""
 
@@ -29,7 +33,7 @@ class Reporter:
     def count(self, request: MirrorRequest, result: MirrorResult, seconds: float) -> None:
         """An attempt's metrics."""
         image = request.source.name
-        outcome = "failure" if result.state in {"failed", "denied"} else "success"
+        outcome = _OUTCOMES.get(result.state, "success")
         label = self._metrics.registry_label(request.source.registry)
         self._metrics.operations.labels(label, outcome, result.reason or "ok").inc()
         self._metrics.duration.labels(outcome).observe(seconds)
@@ -67,6 +71,9 @@ class Reporter:
                 "side": result.error.side,
                 "next_try_s": round(wait),
             }
+            if result.state == "waiting_quota":
+                _log.info("image waits for the pull quota", **fields)
+                return
             _log.warning(
                 "image not mirrored" if result.state != "protected" else "source cannot be asked",
                 **fields,

@@ -29,6 +29,7 @@ from copycat.oci.digest import Digest
 from copycat.oci.manifest import Document, Index, Manifest
 from copycat.oci.platform import Platform
 from copycat.oci.reference import Reference
+from copycat.registry.quota import REASON as QUOTA
 from copycat.registry.repository import Repository
 from copycat.registry.target import Target
 
@@ -190,6 +191,8 @@ class Attempt:
                 "protected", protected=True, reason=error.reason, message=str(error), error=error
             )
         state = "denied" if isinstance(error, HostNotAllowed) else "failed"
+        if error.reason == QUOTA:
+            state = "waiting_quota"
         return self._result(
             state, protected=False, reason=error.reason, message=str(error), error=error
         )

@@ -118,6 +118,9 @@ class Ledger:
             record.cooling_until = record.next_try = 0.0
         elif held_until:
             record.next_try = held_until
+        elif result.state == "waiting_quota":
+            # no failure: nothing was asked, and the time when it is worth asking is known
+            record.next_try = now + (result.error.retry_after or _FIRST_RETRY)
         elif result.error.temporary or not self.cooldown_enabled:
             record.tries += 1
             record.next_try = now + self._retry_delay(record.tries, result.error)

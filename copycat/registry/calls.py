@@ -12,7 +12,7 @@ from copycat.errors import Unavailable
 from copycat.registry.answers import ERROR_LIMIT, Place
 from copycat.registry.auth import MARGIN, Login
 
-__all__ = ["WATCHDOG", "Answer", "BodySpent", "Call", "Quota"]
+__all__ = ["WATCHDOG", "Answer", "BodySpent", "Call"]
 
 #: Silence on a body is never allowed for longer, even with requestTimeout 0 (seconds).
 WATCHDOG = 120.0
@@ -22,18 +22,6 @@ class BodySpent(Unavailable):
     """A streaming body met a refusal that a new login cures: begin the upload again."""
 
     default_reason = "login_renewed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quota:
-    """What a registry said about its pull quota (Docker Hub's ratelimit headers)."""
-
-    remaining: int
-    limit: int | None
-    window: float | None
-    """Seconds."""
-    at: float
-    """When it said so (the transport's clock)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +50,8 @@ class Call:
     """Longest wait for the answer (seconds); None: the transport's."""
     margin: float = MARGIN
     """How long a token must still last."""
+    counted: bool = False
+    """The registry may count it against a pull quota."""
     small: bool = True
     """Takes a place in the host's lane for small requests."""
 

@@ -106,6 +106,7 @@ class Manifests(Part):
             headers={"Accept": ACCEPT},
             accept=accept,
             limit=limit,
+            counted=method == "GET" and self._side == "source",
         )
 
     async def put_manifest(self, document: Document, reference: str | Digest) -> None:

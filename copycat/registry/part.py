@@ -74,6 +74,7 @@ class Part:
         accept: frozenset[int] = frozenset(),
         follow: bool = True,
         limit: int = ERROR_LIMIT,
+        counted: bool = False,
     ) -> Reply:
         return await self._transport.fetch(
             self.registry,
@@ -89,5 +90,6 @@ class Part:
                 accept=accept,
                 follow=follow,
                 limit=limit,
+                counted=counted,
             ),
         )

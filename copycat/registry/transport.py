@@ -25,13 +25,15 @@ from copycat.errors import NotFound, Side, Throttled, TooLarge, Unavailable, pri
 from copycat.metrics import Metrics
 from copycat.oci.reference import DOCKER_HUB, normalise_registry
 from copycat.registry.answers import TRANSIENT, Place, Reply
-from copycat.registry.auth import Authenticator, Exchange
-from copycat.registry.calls import Answer, BodySpent, Call, Quota
+from copycat.registry.auth import Authenticator
+from copycat.registry.calls import Answer, Call
 from copycat.registry.challenge import parse_challenges
 from copycat.registry.endpoint import Endpoint, endpoint
 from copycat.registry.hosts import HostConfig, HostPolicy, Proxies, TlsContexts
 from copycat.registry.keychain import Keychain
 from copycat.registry.limits import GATE_PATIENCE, HostLimits, RetryPolicy
+from copycat.registry.quota import PullQuotas, Quota
+from copycat.registry.sender import Sender
 from copycat.registry.singleflight import SingleFlight
 from copycat.registry.wire import Wire
 
@@ -40,7 +42,6 @@ __all__ = ["HostConfig", "HostPolicy", "Transport"]
 T = TypeVar("T")
 
 DOCKER_HUB_STREAMS = 4
-_HINTS = frozenset({400, 401, 403})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class Transport:
         request_timeout: float = 120.0,
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 -- frozen
         concurrency: int = 16,
+        pull_quota_reserve: float | None = None,
         resolver: AbstractResolver | None = None,
         ssl_context: ssl.SSLContext | None = None,
         proxies: Proxies | None = None,
@@ -74,7 +76,9 @@ class Transport:
         sleep: Callable[[float], Awaitable[object]] = anyio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """Args: see the `registries` table and `requestTimeout` (seconds, 0 disables) in docs/configuration.md."""
+        """Args: see the `registries` table, `pullQuotaReserve` (a share; None: its default) and `requestTimeout`
+        (seconds, 0 disables) in docs/configuration.md.
+        """
         self.metrics, self.retry, self.request_timeout = metrics, retry, request_timeout
         self.clock, self.sleep, self.jitter = clock, sleep, jitter
         self._configs = {normalise_registry(name): config for name, config in hosts.items()}
@@ -94,8 +98,14 @@ class Transport:
             clock=clock,
             jitter=jitter,
         )
-        self._auth = Authenticator(
-            keychain=keychain, send=self._send_token, policy=self.policy, clock=clock
+        self._quotas = PullQuotas(metrics=metrics, reserve=pull_quota_reserve, clock=clock)
+        self._sender = Sender(
+            wire=self._wire,
+            auth=Authenticator(
+                keychain=keychain, send=self._send_token, policy=self.policy, clock=clock
+            ),
+            quotas=self._quotas,
+            metrics=metrics,
         )
         self._hosts: dict[str, _Host] = {}
         self._limits: dict[str, HostLimits] = {}
@@ -133,7 +143,7 @@ class Transport:
 
     def quota(self, registry: str) -> Quota | None:
         """The newest word of a registry about its pull quota."""
-        return self._wire.quotas.get(registry)
+        return self._quotas.newest(registry)
 
     @asynccontextmanager
     async def streams(self, *registries: str) -> AsyncIterator[None]:
@@ -327,53 +337,21 @@ class Transport:
         if call.small:
             async with endpoint.limits.small:
                 reply = await self._wire.read(
-                    endpoint, call, await self._authorised(endpoint, call)
+                    endpoint, call, await self._sender.send(endpoint, call)
                 )
         else:
-            reply = await self._wire.read(endpoint, call, await self._authorised(endpoint, call))
+            reply = await self._wire.read(endpoint, call, await self._sender.send(endpoint, call))
         if reply.status < 300 or reply.status in call.accept:
             return reply
         raise self._wire.error(endpoint, call, reply)
 
     async def _open(self, endpoint: Endpoint, call: Call) -> aiohttp.ClientResponse:
         await self._ready(endpoint, call.place)
-        answer = await self._authorised(endpoint, call)
+        answer = await self._sender.send(endpoint, call)
         status = answer.response.status
         if answer.body is None and (status < 300 or status in call.accept):
             return answer.response
         raise self._wire.error(endpoint, call, await self._wire.read(endpoint, call, answer))
-
-    async def _authorised(self, endpoint: Endpoint, call: Call) -> Answer:
-        """Send with the login's header; after a refusal that it can answer, send again."""
-        if call.login is None:
-            return await self._wire.follow(endpoint, call, None)
-        exchange = await self._auth.exchange(endpoint, call.login, margin=call.margin)
-        while True:
-            answer = await self._wire.follow(endpoint, call, await exchange.header())
-            status = answer.response.status
-            if answer.foreign or status not in _HINTS or status in call.accept - {401}:
-                if status < 400 and not answer.foreign:
-                    exchange.accepted()
-                return answer
-            reply = await self._wire.read(endpoint, call, answer)
-            if not await self._try_again(exchange, call, reply):
-                if status != 400:
-                    self.metrics.auth_failures.labels(endpoint.label).inc()
-                return replace(answer, body=reply.body)
-
-    @staticmethod
-    async def _try_again(exchange: Exchange, call: Call, reply: Reply) -> bool:
-        if not await exchange.refused(reply.status, reply.headers, reply.body):
-            return False
-        if call.stream is None:
-            return True
-        raise BodySpent(
-            f"{call.place.who}: the login for {call.place.what} had run out and was renewed.",
-            side=call.place.side,
-            reference=call.place.reference,
-            registry=call.place.registry,
-            status=reply.status,
-        )
 
     async def _send_token(
         self,

@@ -32,7 +32,7 @@ from copycat.registry.answers import (
     read_body,
     status_error,
 )
-from copycat.registry.calls import Answer, Call, Quota
+from copycat.registry.calls import Answer, Call
 from copycat.registry.endpoint import Endpoint
 from copycat.registry.hosts import (
     FilteringResolver,
@@ -84,7 +84,6 @@ class Wire:
         self._warned: deque[str] = deque(maxlen=256)
         self._stack = AsyncExitStack()
         self._session: aiohttp.ClientSession | None = None
-        self.quotas: dict[str, Quota] = {}
 
     async def __aenter__(self) -> Self:
         """Open the session."""
@@ -236,8 +235,6 @@ class Wire:
             breaker.success()
         if "Warning" in headers:
             self._warn(endpoint, headers.getall("Warning"))
-        if (remaining := headers.get("ratelimit-remaining")) is not None:
-            self._note_quota(endpoint, remaining, headers.get("ratelimit-limit", ""))
 
     def _warn(self, endpoint: Endpoint, warnings: list[str]) -> None:
         """`Warning: 299 - "…"` is for people (distribution-spec, "Warnings"); each text once."""
@@ -246,20 +243,6 @@ class Wire:
             if warning.startswith("299 ") and text not in self._warned:
                 self._warned.append(text)
                 _log.warning("the registry warns", registry=endpoint.registry, warning=text)
-
-    def _note_quota(self, endpoint: Endpoint, remaining: str, limit: str) -> None:
-        """`ratelimit-remaining: 76;w=21600` (registry notes 4, Docker Hub)."""
-        count, _, window = remaining.partition(";w=")
-        if not count.strip().isdecimal():
-            return
-        most = limit.partition(";")[0].strip()
-        self.quotas[endpoint.registry] = Quota(
-            remaining=int(count),
-            limit=int(most) if most.isdecimal() else None,
-            window=float(window) if window.isdecimal() else None,
-            at=self._clock(),
-        )
-        self._metrics.quota.labels(endpoint.label).set(int(count))
 
     async def read(self, endpoint: Endpoint, call: Call, answer: Answer) -> Reply:
         response = answer.response

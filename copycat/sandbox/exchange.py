@@ -88,6 +88,8 @@ class Core:
     url_lifetime: float = 300.0
     """Seconds for which a signed URL of the second origin is good."""
     referrers_page: int | None = None
+    pulls: int = 0
+    """Manifest GETs counted against the profile's rate limit."""
     location_style: LocationStyle = "absolute"
     exists: Callable[[str], bool | Awaitable[bool]] | None = None
     immutable_tags: bool = False

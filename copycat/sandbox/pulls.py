@@ -32,8 +32,6 @@ class Pulls:
     def __init__(self) -> None:
         self.hidden: dict[tuple[str, str], int] = {}
         """(repository, digest) → reads that are still answered 404 after a push."""
-        self.spent = 0
-        """Manifest GETs counted against the rate limit."""
 
     # Manifests
 
@@ -78,14 +76,14 @@ class Pulls:
         if limit is None:
             return Reply()
         if x.method == "GET":
-            self.spent += 1
-        left = max(limit - self.spent, 0)
+            x.core.pulls += 1
+        left = max(limit - x.core.pulls, 0)
         headers = {
             "RateLimit-Limit": f"{limit};w={_WINDOW}",
             "RateLimit-Remaining": f"{left};w={_WINDOW}",
             "Docker-RateLimit-Source": "127.0.0.1",
         }
-        if x.method == "HEAD" or self.spent <= limit:
+        if x.method == "HEAD" or x.core.pulls <= limit:
             return Reply(headers=headers)
         reply = refusal(429, "TOOMANYREQUESTS", "You have reached your pull rate limit.")
         reply.headers |= headers

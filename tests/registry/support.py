@@ -61,6 +61,7 @@ class Options(TypedDict, total=False):
     request_timeout: float
     retry: RetryPolicy
     concurrency: int
+    pull_quota_reserve: float | None
     ssl_context: ssl.SSLContext
     proxies: Proxies
     clock: Callable[[], float]

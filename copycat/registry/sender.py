@@ -1,0 +1,89 @@
+"""A request with its login: headers that are refused are renewed, and pulls that a quota forbids are not made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from copycat.metrics import Metrics
+from copycat.registry.answers import Reply
+from copycat.registry.auth import Authenticator, Exchange
+from copycat.registry.calls import Answer, BodySpent, Call
+from copycat.registry.credentials import Credentials
+from copycat.registry.endpoint import Endpoint
+from copycat.registry.quota import PullQuotas
+from copycat.registry.singleflight import SingleFlight
+from copycat.registry.wire import Wire
+
+__all__ = ["Sender"]
+
+_HINTS = frozenset({400, 401, 403})
+
+
+class Sender:
+    """Between the transport, which decides when and how often, and the wire."""
+
+    def __init__(
+        self, *, wire: Wire, auth: Authenticator, quotas: PullQuotas, metrics: Metrics
+    ) -> None:
+        """The four that a request needs."""
+        self._wire, self._auth, self._quotas, self._metrics = wire, auth, quotas, metrics
+        self._heads: SingleFlight[tuple[str, str], None] = SingleFlight()
+
+    async def send(self, endpoint: Endpoint, call: Call) -> Answer:
+        """The head of the answer. Raises Throttled (reason `pull_quota`) before a pull that the nodes need."""
+        if call.login is None:
+            return await self._follow(endpoint, call, None, None)
+        exchange = await self._auth.exchange(endpoint, call.login, margin=call.margin)
+        if not call.counted:
+            return await self._exchanged(endpoint, call, exchange)
+        if self._quotas.outdated(endpoint, exchange.credentials):
+            key = exchange.credentials.key if exchange.credentials else ""
+            await self._heads.do((endpoint.host, key), lambda: self._ask(endpoint, call, exchange))
+        with self._quotas.pull(endpoint, exchange.credentials, call.place):
+            return await self._exchanged(endpoint, call, exchange)
+
+    async def _ask(self, endpoint: Endpoint, call: Call, exchange: Exchange) -> None:
+        """What is left of the quota now: HEAD of the same thing, which is free."""
+        answer = await self._exchanged(endpoint, replace(call, method="HEAD"), exchange)
+        answer.response.release()
+        if self._quotas.outdated(endpoint, exchange.credentials):
+            self._quotas.forget(endpoint, exchange.credentials)
+
+    async def _exchanged(self, endpoint: Endpoint, call: Call, exchange: Exchange) -> Answer:
+        """Send with the login's header; after a refusal that it can answer, send again."""
+        while True:
+            header = await exchange.header()
+            answer = await self._follow(endpoint, call, header, exchange.credentials)
+            status = answer.response.status
+            if answer.foreign or status not in _HINTS or status in call.accept - {401}:
+                if status < 400 and not answer.foreign:
+                    exchange.accepted()
+                return answer
+            reply = await self._wire.read(endpoint, call, answer)
+            if not await self._try_again(exchange, call, reply):
+                if status != 400:
+                    self._metrics.auth_failures.labels(endpoint.label).inc()
+                return replace(answer, body=reply.body)
+
+    async def _follow(
+        self, endpoint: Endpoint, call: Call, header: str | None, credentials: Credentials | None
+    ) -> Answer:
+        sent = self._quotas.now()
+        answer = await self._wire.follow(endpoint, call, header)
+        if not answer.foreign:
+            self._quotas.note(endpoint, credentials, answer.response.headers, sent=sent)
+        return answer
+
+    @staticmethod
+    async def _try_again(exchange: Exchange, call: Call, reply: Reply) -> bool:
+        if not await exchange.refused(reply.status, reply.headers, reply.body):
+            return False
+        if call.stream is None:
+            return True
+        raise BodySpent(
+            f"{call.place.who}: the login for {call.place.what} had run out and was renewed.",
+            side=call.place.side,
+            reference=call.place.reference,
+            registry=call.place.registry,
+            status=reply.status,
+        )
