@@ -7,7 +7,7 @@ Names are a contract (docs/metrics.md). Label values are bounded: registries are
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -60,6 +60,7 @@ class Metrics:
         ProcessCollector(registry=r)
         PlatformCollector(registry=r)
         GCCollector(registry=r)
+        self._known_images: set[str] = set()
         image = ["image"]
         # The four of the original, `image` being the repository without tag and digest.
         self.pull_success = Counter(
@@ -269,10 +270,22 @@ class Metrics:
             return host
         return OTHER
 
-    def forget_image(self, image: str) -> None:
-        """Remove the four series of a repository that nothing refers to any more."""
-        for counter in (self.pull_success, self.pull_error, self.push_success, self.push_error):
-            counter.remove(image)
+    def know_image(self, image: str) -> None:
+        """Begin the four series of a repository at 0: `rate` sees no first event of a series that begins with it."""
+        if image not in self._known_images:
+            self._known_images.add(image)
+            for counter in self._image_counters():
+                counter.labels(image)
+
+    def forget_images_but(self, images: Collection[str]) -> None:
+        """Remove the four series of repositories that nothing refers to any more."""
+        for image in [i for i in self._known_images if i not in images]:
+            self._known_images.remove(image)
+            for counter in self._image_counters():
+                counter.remove(image)
+
+    def _image_counters(self) -> tuple[Counter, ...]:
+        return self.pull_success, self.pull_error, self.push_success, self.push_error
 
     def render(self) -> bytes:
         """The exposition text. Blocks for milliseconds (it reads /proc): call it in a worker thread."""

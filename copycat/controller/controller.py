@@ -112,6 +112,7 @@ class Controller:
         self.opened = True
         entries = [e for e in self.inventory.entries.values() if not e.verdict]
         for entry in sorted(entries, key=lambda e: not self.inventory.running(e.request)):
+            self._metrics.know_image(entry.request.source.name)
             failing = self.inventory.failing(entry.request)
             self.queue.add(entry.request, Priority.URGENT if failing else Priority.INITIAL)
 
@@ -119,6 +120,7 @@ class Controller:
         entry = self.inventory.entries.get(request)
         if entry is None or entry.verdict:
             return
+        self._metrics.know_image(request.source.name)
         if cause & (Cause.CHANGED | Cause.RUNNING):
             self.ledger.warm(request)
         if cause & Cause.CHANGED:
@@ -302,7 +304,7 @@ class Controller:
             self.inventory.forget(entry.request)
             self.ledger.forget(entry.request)
             self.queue.discard(entry.request)
-        self._reporter.forget_all_but({r.source.name for r in self.inventory.entries})
+        self._metrics.forget_images_but({r.source.name for r in self.inventory.entries})
 
     def update_gauges(self) -> None:
         """Bring the gauges of images to what is known now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import structlog
 
@@ -28,7 +28,6 @@ class Reporter:
         """Args: `clock` is the ledger's."""
         self._metrics = metrics
         self._clock = clock
-        self._images: set[str] = set()
 
     def count(self, request: MirrorRequest, result: MirrorResult, seconds: float) -> None:
         """An attempt's metrics."""
@@ -37,14 +36,15 @@ class Reporter:
         label = self._metrics.registry_label(request.source.registry)
         self._metrics.operations.labels(label, outcome, result.reason or "ok").inc()
         self._metrics.duration.labels(outcome).observe(seconds)
-        if result.state == "dry_run":
+        if result.dry:
             return
-        self._images.add(image)
+        self._metrics.know_image(image)
         if result.pulled:
             self._metrics.pull_success.labels(image).inc()
         if result.pushed:
             self._metrics.push_success.labels(image).inc()
-        if result.error is not None and result.state == "failed":
+        # a copy that stands while its source is out of reach is protected, and the attempt failed all the same
+        if result.error is not None and result.state not in {"denied", "conflict"}:
             side = (
                 self._metrics.push_error
                 if result.error.side == "target"
@@ -86,12 +86,6 @@ class Reporter:
             _log.debug("image stands at the target", **fields)
         else:
             _log.info("image looked at", reason=result.reason, message=result.message, **fields)
-
-    def forget_all_but(self, images: Collection[str]) -> None:
-        """Remove the series of repositories that nothing refers to any more."""
-        for image in [i for i in self._images if i not in images]:
-            self._images.remove(image)
-            self._metrics.forget_image(image)
 
     def update_gauges(self, inventory: Inventory, ledger: Ledger, *, longest: float) -> None:
         """Bring the gauges of images to what is known now. Args: `longest` attempt that runs (seconds)."""

@@ -162,6 +162,7 @@ class Attempt:
             pulled=self.pulled,
             pushed=self.pushed,
             tag_written=self.tag_written,
+            dry=self.policy.dry_run or self.policy.dry_pull,
             moved=self.job.moved,
         )
 

@@ -104,4 +104,6 @@ class MirrorResult:
     pushed: bool = False
     """A tag or an anchor was written."""
     tag_written: bool = False
+    dry: bool = False
+    """Nothing was to be copied, in one of the dry modes."""
     moved: Transferred = field(default_factory=Transferred)

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import anyio
 from aiohttp.abc import AbstractResolver
+from prometheus_client.parser import text_string_to_metric_families
 
 from copycat.admin.api import Image as Row
 from copycat.app.process import Program, run
@@ -183,6 +184,18 @@ async def in_state(program: Program, source: str, state: str) -> Row:
 
     await until(lambda: bool(rows()))
     return rows()[0]
+
+
+async def counters(program: Program) -> dict[tuple[str, str], float]:
+    """The four counters of the original as `/metrics` shows them: (`pull_success`, image) → value."""
+    _, text = await fetch(program, "metrics", "/metrics")
+    prefix, end = "k8s_copycat_registry_", "_total"
+    return {
+        (sample.name.removeprefix(prefix).removesuffix(end), sample.labels["image"]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith(prefix) and sample.name.endswith(end) and "image" in sample.labels
+    }
 
 
 async def protected(program: Program, count: int) -> list[Row]:

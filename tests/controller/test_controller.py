@@ -346,19 +346,28 @@ async def test_verdicts_are_never_attempted() -> None:
         (good(), "push_success"),
         (bad(TERMINAL), "pull_error"),
         (bad(NotFound("x", side="target", reason="repository_missing")), "push_error"),
-        (good(state="dry_run", pulled=True), None),
-        (good(error=PASSING, pushed=False, pulled=False), None),
+        (good(state="dry_run", pulled=True, dry=True), None),
+        (replace(bad(TERMINAL), dry=True), None),
+        (good(error=PASSING, pushed=False, pulled=False), "pull_error"),
         (good(state="tag_held", pushed=False, pulled=False), None),
+        (good(state="conflict", error=PASSING, pushed=False, pulled=False), None),
+        (replace(bad(TERMINAL), state="denied"), None),
     ],
-    ids=["good", "source", "target", "dry run", "source away", "held tag"],
+    ids=[
+        *("good", "source", "target", "dry run", "dry and failed", "source away"),
+        *("held tag", "conflict", "denied"),
+    ],
 )
 async def test_counters(answer: MirrorResult, counter: str | None) -> None:
-    """Errors count on the side that failed; a dry run counts nothing."""
+    """Errors count on the side that failed, also where a copy stands; dry runs, conflicts and denials count nothing.
+
+    All four series are there from the start.
+    """
     world = World(answer)
     async with world.working():
         await world.see(template())
     for name in ("push_success", "pull_error", "push_error"):
-        assert (world.sample(name) or 0) == (name == counter)
+        assert world.sample(name) == (name == counter)
 
 
 async def test_a_bug_costs_one_image() -> None:
