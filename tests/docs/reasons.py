@@ -47,6 +47,8 @@ class _Module:
         self.path = path
         self.tree = ast.parse(path.read_text())
         self.constants: dict[str, str] = {}
+        self.tables: dict[str, list[ast.expr]] = {}
+        """Name of a mapping → the values in it."""
         self.places: dict[str, int] = {}
         """Function or class → position of its parameter `reason`, `self` not counted."""
         self.returned: dict[str, int] = {}
@@ -55,10 +57,8 @@ class _Module:
             self._learn(node)
 
     def _learn(self, node: ast.AST) -> None:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
-            for target in node.targets:
-                if isinstance(target, ast.Name) and isinstance(node.value.value, str):
-                    self.constants[target.id] = node.value.value
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            self._learn_name(node)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             names = [a.arg for a in node.args.args if a.arg not in {"self", "cls"}]
             self._place(node.name, names)
@@ -73,6 +73,15 @@ class _Module:
             names = _unpacked(node.targets[0])
             if "reason" in names and isinstance(node.value.func, ast.Name):
                 self.returned[node.value.func.id] = names.index("reason")
+
+    def _learn_name(self, node: ast.Assign | ast.AnnAssign) -> None:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        names = [t.id for t in targets if isinstance(t, ast.Name)]
+        match node.value:
+            case ast.Constant(value=str(text)):
+                self.constants |= dict.fromkeys(names, text)
+            case ast.Dict(values=values):
+                self.tables |= dict.fromkeys(names, values)
 
     def _place(self, name: str, parameters: list[str]) -> None:
         found = [n for n in parameters if n in NAMES]
@@ -129,6 +138,9 @@ class _Module:
                 pass
             case ast.Name(id=name) if name in _IMPORTED:
                 yield _IMPORTED[name]
+            case ast.Subscript(value=ast.Name(id=name)) if name in self.tables:
+                for entry in self.tables[name]:
+                    yield from self.texts(entry)
             case ast.Call(func=ast.Name(id="str")):
                 pass  # the status of an answer
             case _:
