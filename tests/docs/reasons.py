@@ -22,8 +22,10 @@ _OTHERS = frozenset({"copycat/app/probes.py"})
 #: Reasons that modules import under a name.
 _IMPORTED = {"SILENCE": SILENCE}
 NAMES = frozenset({"reason", "timeout_reason", "default_reason"})
-#: What only hands a reason on: the texts come from somewhere that is looked at too.
-_HANDED_ON = frozenset({"reason", "timeout_reason", "default_reason", "code", "refusal", "verdict"})
+#: What only hands a reason on: the texts come from somewhere that is looked at too (a state has its own section).
+_HANDED_ON = frozenset(
+    {"reason", "timeout_reason", "default_reason", "code", "refusal", "verdict", "state"}
+)
 
 
 class Unreadable(AssertionError):
@@ -82,6 +84,8 @@ class _Module:
                 self.constants |= dict.fromkeys(names, text)
             case ast.Dict(values=values):
                 self.tables |= dict.fromkeys(names, values)
+            case _:
+                pass
 
     def _place(self, name: str, parameters: list[str]) -> None:
         found = [n for n in parameters if n in NAMES]

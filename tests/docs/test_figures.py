@@ -36,8 +36,14 @@ def test_every_state_is_explained() -> None:
         ("docs/mirroring.md", ", ".join(map(str, GROWING[:-1])) + f", then {GROWING[-1]} minutes"),
         ("docs/mirroring.md", f"probes every {HOLD / 60:.0f} minutes"),
         ("docs/mirroring.md", f"after {ORPHAN_LIFE / 3600:.0f} hours if it was never copied"),
-        ("docs/mirroring.md", f"{DEFAULTS.max_concurrent_reconciles * len(DEFAULTS.watch_resources)} by default"),
-        ("docs/mirroring.md", f"`registryRetryAttempts` times ({DEFAULTS.registry_retry_attempts})"),
+        (
+            "docs/mirroring.md",
+            f"{DEFAULTS.max_concurrent_reconciles * len(DEFAULTS.watch_resources)} by default",
+        ),
+        (
+            "docs/mirroring.md",
+            f"`registryRetryAttempts` times ({DEFAULTS.registry_retry_attempts})",
+        ),
         ("docs/mirroring.md", f"`registryRetryBackoff` ({DEFAULTS.registry_retry_backoff:.0f} s)"),
         ("docs/mirroring.md", f"at most {RETRY_AFTER_MAX / 60:.0f} minutes"),
         ("docs/mirroring.md", f"`shutdownGraceSeconds` ({DEFAULTS.shutdown_grace_seconds:.0f})"),

@@ -14,7 +14,7 @@ SECTIONS = {
     code
     for heading in PAGE.headings
     if heading.startswith("`")
-    for code in re.findall(r"`([a-z0-9_]+)`", heading)
+    for code in re.findall(r"`(\w+)`", heading)
 }
 #: All that the program has in its source as text.
 KNOWN = constant_texts()
