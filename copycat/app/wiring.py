@@ -22,11 +22,11 @@ from copycat.controller.inventory import Platforms
 from copycat.errors import ConfigError, CopycatError
 from copycat.kube.selection import Selection
 from copycat.metrics import Metrics
-from copycat.mirror.attempt import Policy
 from copycat.mirror.blobs import Blobs
 from copycat.mirror.copy import Copier
 from copycat.mirror.mirror import Mirror
 from copycat.mirror.naming import Naming, PathRule
+from copycat.mirror.policy import Policy
 from copycat.oci.platform import Platform
 from copycat.oci.reference import normalise_registry
 from copycat.registry.bandwidth import Bandwidth

@@ -77,7 +77,7 @@ class Agenda:
         return replace(
             need,
             check_source=source_due or reshaped or failed,
-            check_anchors=target_due,
+            check_anchors=target_due or not record.protected,
             anchored=frozenset() if target_due or failed else record.anchored,
             known=record.protected,
             owned=record.owned,

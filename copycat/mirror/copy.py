@@ -60,12 +60,15 @@ class Copier:
 
     # Manifests
 
-    async def _node(self, job: Copy, document: Document, *, depth: int) -> None:
+    async def _node(
+        self, job: Copy, document: Document, *, depth: int, stands: bool = False
+    ) -> None:
         if isinstance(document, Index):
             await self._children(job, document, depth=depth)
         else:
             await self.blobs.bring(job, document)
-        await self._put(job, document, depth=depth)
+        if not stands:
+            await self._put(job, document, depth=depth)
         job.leave(document.digest)
 
     async def _children(self, job: Copy, index: Index, *, depth: int, trust: bool = True) -> None:
@@ -100,7 +103,8 @@ class Copier:
                 job.leave(child.digest)
 
     async def _subtree(self, job: Copy, child: Descriptor, *, depth: int, trust: bool) -> None:
-        if trust and await job.target.head_manifest(child.digest) is not None:
+        stands = trust and await job.target.head_manifest(child.digest) is not None
+        if stands and not job.inspect and not _may_lack(child):
             job.leave(child.digest)
             return
         if child.data is not None:
@@ -108,8 +112,9 @@ class Copier:
                 child.data, content_type=child.media_type, digest=child.digest
             )
         else:
-            document = await job.source.get_manifest(child.digest, size=child.size)
-        await self._node(job, document, depth=depth)
+            side = job.target if stands else job.source
+            document = await side.get_manifest(child.digest, size=child.size)
+        await self._node(job, document, depth=depth, stands=stands)
 
     async def _put(self, job: Copy, document: Document, *, depth: int) -> None:
         """PUT by digest. A target that misses something is told the truth: what was believed is checked again."""
@@ -131,3 +136,10 @@ class Copier:
         for blob in document.successors():
             if blob not in job.missing:
                 await self.blobs.again(job, blob, certain=certain)
+
+
+def _may_lack(child: Descriptor) -> bool:
+    """Whether a manifest that stands may be without foreign layers: they are Windows' base layers."""
+    return child.media_type in MANIFEST_TYPES and (
+        child.platform is None or child.platform.os == "windows"
+    )

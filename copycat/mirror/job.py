@@ -60,6 +60,8 @@ class Copy:
     progress: Progress = no_progress
     distrust: bool = False
     """Something that was believed to stand at the target is gone: believe nothing about its blobs."""
+    inspect: bool = False
+    """What stands at the target is looked into: it has no anchor that says that it is complete."""
     moved: Transferred = field(default_factory=Transferred)
     missing: list[Descriptor] = field(default_factory=list)
     """Foreign layers that the source does not serve."""

@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable, Collection
 import anyio
 import msgspec
 
-from copycat.mirror.attempt import Attempt, Policy
+from copycat.mirror.attempt import Attempt
 from copycat.mirror.copy import Copier, Direction, Progress, Transfer
 from copycat.mirror.naming import Naming
+from copycat.mirror.policy import Policy
 from copycat.mirror.request import MirrorRequest, MirrorResult, Need
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import Document, Index

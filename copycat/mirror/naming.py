@@ -12,9 +12,18 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from copycat.oci.digest import Digest
 from copycat.oci.reference import Reference
 
-__all__ = ["ARCH", "Naming", "PathRule", "clean", "expand_go_template", "subset_tag"]
+__all__ = [
+    "ARCH",
+    "Naming",
+    "PathRule",
+    "clean",
+    "expand_go_template",
+    "incomplete_tag",
+    "subset_tag",
+]
 
 ARCH = "$arch"
 _PLACEHOLDER = re.compile(r"\$(container_name|namespace|podname|registry|arch)")
@@ -89,6 +98,11 @@ def subset_tag(root_hex: str, platforms: Collection[object]) -> str:
     """The marker tag of a narrowed copy: which source root, and which of its platforms."""
     wanted = ",".join(sorted(str(p) for p in platforms))
     return f"subset-{root_hex[:40]}-{hashlib.sha256(wanted.encode()).hexdigest()[:8]}"
+
+
+def incomplete_tag(root: Digest) -> str:
+    """The marker tag of a root that stands without its foreign layers, in place of the anchor."""
+    return f"incomplete-{root.hex[:64]}"
 
 
 class Naming:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from copycat.errors import (
     Denied,
     DigestMismatch,
+    InvalidManifest,
     NotFound,
     RegistryError,
     TooLarge,
@@ -72,7 +73,7 @@ class Manifests(Part):
 
     async def _get_by_tag(self, tag: str) -> Document:
         reply = await self._manifest("GET", tag, limit=MAX_PULL)
-        document = parse_document(reply.body, content_type=reply.headers.get("Content-Type", ""))
+        document = self._parsed(reply, self._place("manifest", tag))
         told = reply.headers.get("Docker-Content-Digest", "")
         if told.startswith("sha256:") and told != str(document.digest):
             # So many registries get this header wrong that only the bytes' own digest decides.
@@ -84,12 +85,23 @@ class Manifests(Part):
         place = self._place(f"manifest {digest}")
         if size is not None and len(reply.body) != size:
             raise self._mismatch(place, f"should have {size} bytes, but it has {len(reply.body)}")
+        return self._parsed(reply, place, digest)
+
+    def _parsed(self, reply: Reply, place: Place, digest: Digest | None = None) -> Document:
+        """The document of an answer; errors name the registry and the reference."""
         try:
             return parse_document(
                 reply.body, content_type=reply.headers.get("Content-Type", ""), digest=digest
             )
         except DigestMismatch as error:
             raise self._mismatch(place, str(error)) from error
+        except InvalidManifest as error:
+            raise InvalidManifest(
+                f"{place.who}: {place.what}: {error.message}",
+                side=place.side,
+                reference=place.reference,
+                reason=error.reason,
+            ) from error
 
     async def _manifest(
         self,

@@ -10,11 +10,11 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from typing_extensions import TypedDict
 
-from copycat.mirror.attempt import Policy
 from copycat.mirror.blobs import Blobs
 from copycat.mirror.copy import Copier
 from copycat.mirror.mirror import Mirror
 from copycat.mirror.naming import Naming
+from copycat.mirror.policy import Policy
 from copycat.mirror.request import MirrorRequest, MirrorResult, Need
 from copycat.oci.digest import Digest
 from copycat.oci.reference import Reference

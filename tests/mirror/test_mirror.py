@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from copycat.errors import CopycatError
-from copycat.mirror.attempt import Policy
 from copycat.mirror.naming import ARCH, subset_tag
+from copycat.mirror.policy import Policy
 from copycat.mirror.request import MirrorRequest, MirrorResult, Need, RunningDigest
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import Index, parse_document

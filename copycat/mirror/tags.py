@@ -1,0 +1,104 @@
+"""Whether a tag of the target may be moved, and moving it.
+
+Content is safe under its digest and its anchor before a tag is thought of. So every "no" here costs a
+name and never an image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from copycat.errors import UploadRejected
+from copycat.mirror.content import Content
+from copycat.mirror.naming import incomplete_tag
+from copycat.mirror.policy import Policy, Verdict
+from copycat.mirror.request import Need
+from copycat.oci.digest import Digest
+from copycat.oci.reference import Reference
+
+__all__ = ["Tags"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Tags:
+    """The tags that one attempt wants at the target."""
+
+    reference: Reference
+    need: Need
+    policy: Policy
+    content: Content
+    written: bool = False
+
+    async def move(self, tag: str, present: Digest | None, wanted: Digest) -> Verdict:
+        """Give the tag to what is wanted, if it is ours to give. Args: `present`: what it stands for now."""
+        refusal = self._rivalry(tag, present)
+        if refusal is None and present is not None:
+            refusal = self._held(tag, present, wanted) or await self._foreign(tag, present)
+        return refusal or await self.write(tag, wanted)
+
+    def yields(self, tag: str) -> Verdict | None:
+        """A conflict, if a tag that nobody has belongs to another claimant: to the first by name."""
+        if self.need.rivals and min(self.need.rivals) < self.reference:
+            return self._conflict(
+                f"the tag {tag} goes to {min(self.need.rivals)}, the first of those that want it"
+            )
+        return None
+
+    def _rivalry(self, tag: str, present: Digest | None) -> Verdict | None:
+        if present is None:
+            return self.yields(tag)
+        if self.need.rivals and present != self.need.owned:
+            return self._conflict(
+                f"the tag {tag} at the target stands for other content ({present})"
+            )
+        return None
+
+    def _conflict(self, why: str) -> Verdict:
+        others = ", ".join(map(str, self.need.rivals))
+        return Verdict(
+            "conflict",
+            "conflict",
+            f"{others} want the same tag in {self.content.target.name}: {why}. This image is kept by digest; "
+            "use $registry in the prefix, or a pathMap rule, to keep them apart",
+        )
+
+    def _held(self, tag: str, present: Digest, wanted: Digest) -> Verdict | None:
+        if tag == "latest" or self.policy.allow_different_digest_repush:
+            return None
+        return Verdict(
+            "tag_held",
+            "tag_held",
+            f"the tag {tag} stays at {present}; the source's {wanted} is kept under {wanted.anchor} (allowDifferentDigestRepush)",
+        )
+
+    async def _foreign(self, tag: str, present: Digest) -> Verdict | None:
+        if self.policy.overwrite_foreign_tags:
+            return None
+        for ours in (present.anchor, incomplete_tag(present)):
+            if await self.content.head(ours) == present:
+                return None
+        return Verdict(
+            "conflict",
+            "foreign_tag",
+            f"the tag {tag} at the target stands for {present}, which was not put there by copycat; it stays. "
+            "Remove the tag there, or set overwriteForeignTags",
+        )
+
+    async def write(self, tag: str, digest: Digest) -> Verdict:
+        """Write the tag and see that it stands. Raises the target's errors."""
+        content = self.content
+        try:
+            await content.put_known(digest, tag)
+        except UploadRejected as error:
+            stands = await content.head(tag)
+            if error.reason != "tag_immutable" or stands is None:
+                raise
+            if stands != digest:
+                return Verdict(
+                    "tag_held",
+                    "tag_immutable",
+                    f"the tag {tag} is immutable at the target and stands for {stands}; {digest} is kept under {digest.anchor}",
+                )
+        self.written = True
+        await content.see(tag, digest)
+        return Verdict("protected")
