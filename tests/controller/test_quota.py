@@ -14,12 +14,12 @@ from copycat.controller.inventory import Inventory
 from copycat.controller.report import state_of
 from copycat.kube.selection import Selection
 from copycat.kube.workload import ContainerImage, Workload
-from copycat.mirror.attempt import Policy
 from copycat.mirror.blobs import Blobs
 from copycat.mirror.copy import Copier
 from copycat.mirror.ledger import Ledger, Record
 from copycat.mirror.mirror import Mirror
 from copycat.mirror.naming import Naming
+from copycat.mirror.policy import Policy
 from copycat.registry.target import Target
 from copycat.sandbox.ledger import Phase
 from copycat.sandbox.profiles import PROFILES
