@@ -66,3 +66,15 @@ def test_commands_are_understood(block: Block, line: str) -> None:
             break
         command, words = command.commands[words[0]], words[1:]
     command.make_context(command.name, list(words), resilient_parsing=False)
+
+
+@EACH
+def test_what_is_called_not_available_is_not(page: Page) -> None:
+    """A sentence that says `key` is "not available in this version" is taken back when the feature is there."""
+    available = {row.path for row in rows(Settings) if row.key.available}
+    for sentence in re.split(
+        r"(?<=[.:|])\s", page.prose if page.name != "docs/configuration.md" else ""
+    ):
+        if "not available in this version" in sentence:
+            named = set(re.findall(r"`([A-Za-z.\[\]]+)`", sentence)) & available
+            assert not named, f"{page.name}: {', '.join(named)} is available now; describe it"
