@@ -12,15 +12,12 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from copycat.kube.refusal import SILENCE
 from tests.docs.pages import ROOT
 
 __all__ = ["Unreadable", "constant_texts", "reasons", "sources"]
 
 #: A module whose `reason` is a sentence of a health check, not a code.
 _OTHERS = frozenset({"copycat/app/probes.py"})
-#: Reasons that modules import under a name.
-_IMPORTED = {"SILENCE": SILENCE}
 NAMES = frozenset({"reason", "timeout_reason", "default_reason"})
 #: What only hands a reason on: the texts come from somewhere that is looked at too (a state has its own section).
 _HANDED_ON = frozenset(
@@ -53,6 +50,8 @@ class _Module:
         """Name of a mapping → the values in it."""
         self.places: dict[str, int] = {}
         """Function or class → position of its parameter `reason`, `self` not counted."""
+        self.imported: dict[str, str] = {}
+        """Name that comes from another module of the program → that module."""
         self.returned: dict[str, int] = {}
         """Function → place of the reason in the tuple that it returns."""
         for node in ast.walk(self.tree):
@@ -61,6 +60,8 @@ class _Module:
     def _learn(self, node: ast.AST) -> None:
         if isinstance(node, ast.Assign | ast.AnnAssign):
             self._learn_name(node)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            self.imported |= {a.asname or a.name: node.module for a in node.names}
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             names = [a.arg for a in node.args.args if a.arg not in {"self", "cls"}]
             self._place(node.name, names)
@@ -88,7 +89,7 @@ class _Module:
                 pass
 
     def _place(self, name: str, parameters: list[str]) -> None:
-        found = [n for n in parameters if n in NAMES]
+        found = [n for n in parameters if n in NAMES - {"default_reason"}]
         if found:
             self.places[name] = parameters.index(found[0])
 
@@ -140,8 +141,6 @@ class _Module:
                 yield self.constants[name]
             case ast.Name(id=name) | ast.Attribute(attr=name) if name in _HANDED_ON:
                 pass
-            case ast.Name(id=name) if name in _IMPORTED:
-                yield _IMPORTED[name]
             case ast.Subscript(value=ast.Name(id=name)) if name in self.tables:
                 for entry in self.tables[name]:
                     yield from self.texts(entry)
@@ -173,15 +172,32 @@ def _alternatives(node: ast.Assign) -> Iterator[ast.expr]:
         yield from getattr(node.value.slice, "elts", [node.value.slice])
 
 
+def _linked() -> list[_Module]:
+    """The modules, each with what it knows of the functions and classes that it imports."""
+    modules = {_dotted(path): _Module(path) for path in _with_reasons()}
+    own = {name: (dict(m.places), dict(m.constants)) for name, m in modules.items()}
+    for module in modules.values():
+        for name, origin in module.imported.items():
+            places, constants = own.get(origin, ({}, {}))
+            if name in places:
+                module.places.setdefault(name, places[name])
+            if name in constants:
+                module.constants.setdefault(name, constants[name])
+    return list(modules.values())
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
 def reasons() -> dict[str, set[str]]:
     """Reason code → the modules that give it."""
     found: dict[str, set[str]] = {}
-    for path in _with_reasons():
-        module = _Module(path)
+    for module in _linked():
         for value in module.values():
             for text in module.texts(value):
                 if text:
-                    found.setdefault(text, set()).add(str(path.relative_to(ROOT)))
+                    found.setdefault(text, set()).add(str(module.path.relative_to(ROOT)))
     return found
 
 
