@@ -14,7 +14,7 @@ from copycat.errors import KubeUnavailable
 from copycat.kube.client import KubeClient
 from copycat.kube.informer import Informer
 from copycat.kube.kinds import KINDS
-from copycat.kube.nodes import NODES_PATH, Node, read_node
+from copycat.kube.nodes import NODES_PATH, Node, NodeReader, read_node
 from copycat.kube.workload import Workload, project
 from copycat.metrics import Metrics
 from copycat.oci.platform import Platform
@@ -105,7 +105,13 @@ async def list_cluster(
         if platform is not None:
             nodes[name] = platform
 
-    found = workload_informers(settings, client, metrics, lambda old, new: None)
+    reader = NodeReader(client, on_node)
+
+    def on_workload(_old: Workload | None, new: Workload | None) -> None:
+        if new is not None:
+            reader.want(new.node)
+
+    found = workload_informers(settings, client, metrics, on_workload)
     informers: list[Informer[Workload] | Informer[Node]] = [
         *found,
         *node_informers(settings, client, metrics, on_node),
@@ -116,6 +122,8 @@ async def list_cluster(
                 tasks.start_soon(informer.run)
             for informer in informers:
                 await informer.wait_settled()
+            if any(i.resource == "nodes" and i.denied for i in informers):
+                await reader.settle()
             tasks.cancel_scope.cancel()
     waiting = sorted({i.resource for i in informers if not i.settled})
     if waiting:

@@ -259,5 +259,4 @@ class Program:
 
     def _uncovered(self) -> Sequence[str]:
         """What the configuration or the API leaves out, in words."""
-        informers = self._probes.term.informers if self._probes.term else ()
-        return uncovered(self._settings, [i.resource for i in informers if i.denied])
+        return uncovered(self._settings, self._probes.term.denied() if self._probes.term else ())

@@ -26,7 +26,7 @@ from copycat.errors import one_error
 from copycat.kube.client import KubeClient
 from copycat.kube.events import EventWriter
 from copycat.kube.informer import Informer
-from copycat.kube.nodes import Node
+from copycat.kube.nodes import Node, NodeReader
 from copycat.kube.workload import Workload
 from copycat.mirror.ledger import Ledger
 
@@ -68,6 +68,7 @@ class Term:
         self._events = None if dry else self._make_events(identity)
         self._failures = FailureEvents(inventory, self._events) if self._events else None
         self.controller = self._make_controller(inventory, may_write)
+        self._nodes = NodeReader(client, inventory.node)
         self.informers: list[Informer[Workload] | Informer[Node]] = []
         """Those that run; a term that has ended has none."""
 
@@ -94,16 +95,16 @@ class Term:
     async def _sources(self) -> AsyncIterator[None]:
         """The informers, for as long as the body runs."""
         parts = (self._settings, self._client, self._engine.metrics)
-        self.informers = [
-            *workload_informers(*parts, self._observe),
-            *node_informers(*parts, self.controller.inventory.node),
-        ]
+        nodes = node_informers(*parts, self.controller.inventory.node)
+        self.informers = [*workload_informers(*parts, self._observe), *nodes]
         try:
             with one_error():
                 async with anyio.create_task_group() as sources:
                     for informer in self.informers:
                         sources.start_soon(informer.run)
                     sources.start_soon(self._open)
+                    for informer in nodes:
+                        sources.start_soon(self._read_nodes, informer)
                     yield
                     sources.cancel_scope.cancel()
         finally:
@@ -114,6 +115,8 @@ class Term:
         """Begin to work once every informer has told what it knows, or may not."""
         for informer in self.informers:
             await informer.wait_settled()
+        if any(i.resource == "nodes" and i.denied for i in self.informers):
+            await self._nodes.settle()
         controller = self.controller
         for reference in self._settings.extra_images:
             controller.observe(None, workload_of(reference))
@@ -126,7 +129,23 @@ class Term:
             denied=denied,
         )
 
+    def denied(self) -> list[str]:
+        """The resources that the API refuses now; nodes only if they may not even be read one by one."""
+        return [
+            informer.resource
+            for informer in self.informers
+            if informer.denied and (informer.resource != "nodes" or self._nodes.denied)
+        ]
+
+    async def _read_nodes(self, informer: Informer[Node]) -> None:
+        """One by one, if they may not be listed."""
+        await informer.wait_settled()
+        if informer.denied:
+            await self._nodes.run()
+
     def _observe(self, old: Workload | None, new: Workload | None) -> None:
+        if new is not None and self._settings.check_node_platform:
+            self._nodes.want(new.node)
         self.controller.observe(old, new)
         invalid = self.controller.inventory.invalid
         if self._failures is None or new is None or not invalid:

@@ -151,7 +151,7 @@ class Table(Part):
     check_node_platform: Annotated[
         Boolean,
         Key(
-            "Of a tag's index, copy only the platforms of the nodes that run it. Needs to list and watch nodes.",
+            "Of a tag's index, copy only the platforms of the nodes that run it. Needs to list and watch nodes, or at least to get them.",
             env=("CHECK_NODE_PLATFORM",),
         ),
     ] = False

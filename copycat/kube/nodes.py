@@ -1,14 +1,29 @@
-"""Nodes, cut down to the platform that their images are for (checkNodePlatform)."""
+"""Nodes, cut down to the platform that their images are for (checkNodePlatform).
+
+They are watched. Where the permission covers `get` alone, which was enough for the original, each node
+that a Pod runs on is read once: its platform never changes.
+"""
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Callable
+from urllib.parse import quote
 
+import anyio
+import msgspec
+import structlog
+
+from copycat.errors import KubeDenied, KubeError
+from copycat.kube.client import KubeClient
 from copycat.oci.platform import Platform
 
-__all__ = ["NODES_PATH", "Node", "read_node"]
+__all__ = ["NODES_PATH", "Node", "NodeReader", "read_node"]
+
+_log = structlog.get_logger(__name__)
 
 NODES_PATH = "/api/v1/nodes"
+#: Nodes that are read at the same time.
+_AT_ONCE = 8
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -49,3 +64,52 @@ def read_node(raw: bytes | msgspec.Raw) -> Node:
     if info and info.operating_system and info.architecture:
         platform = Platform(os=info.operating_system, architecture=info.architecture)
     return Node(name=node.metadata.name, platform=platform)
+
+
+class NodeReader:
+    """Reads single nodes. Whoever sees a Pod says `want`; nothing is asked before `settle` or `run`."""
+
+    def __init__(self, client: KubeClient, on_node: Callable[[str, Platform | None], None]) -> None:
+        """Args: `on_node` hears the platform of each node; None if it does not say."""
+        self._client = client
+        self._on_node = on_node
+        self._known: set[str] = set()
+        self._waiting: set[str] = set()
+        self._wanted = anyio.Event()
+        self.denied = False
+        """Whether `get` is refused too."""
+
+    def want(self, name: str) -> None:
+        """A Pod is on this node."""
+        if name and name not in self._known:
+            self._waiting.add(name)
+            self._wanted.set()
+
+    async def settle(self) -> None:
+        """Read what is wanted by now. What cannot be read is wanted again with its next Pod; nothing is raised for it."""
+        names, self._waiting = self._waiting, set()
+        self._known |= names
+        limiter = anyio.CapacityLimiter(_AT_ONCE)
+        async with anyio.create_task_group() as tasks:
+            for name in sorted(names):
+                tasks.start_soon(self._read, name, limiter)
+
+    async def run(self) -> None:
+        """Read whatever is wanted, for ever."""
+        while True:
+            await self._wanted.wait()
+            self._wanted = anyio.Event()
+            await self.settle()
+
+    async def _read(self, name: str, limiter: anyio.CapacityLimiter) -> None:
+        try:
+            async with limiter:
+                raw = await self._client.request("GET", f"{NODES_PATH}/{quote(name, safe='')}")
+            node = read_node(raw)
+        except (KubeError, msgspec.DecodeError) as error:
+            self.denied = isinstance(error, KubeDenied)
+            self._known.discard(name)
+            _log.warning("node's platform is not known", node=name, error=str(error))
+            return
+        self.denied = False
+        self._on_node(name, node.platform)

@@ -41,6 +41,18 @@ async def test_nodes_are_not_asked_for_without_need(world: World) -> None:
     assert world.api.count("list", "nodes") == world.api.count("watch", "nodes") == 0
 
 
+async def test_nodes_that_may_only_be_read(world: World) -> None:
+    """With `get` alone the nodes that Pods run on are read, no other."""
+    for name, architecture in (("n1", "arm64"), ("n2", "amd64")):
+        world.api.create("nodes", node(name, architecture))
+    world.pod("p", world.image("a:1"), node="n1")
+    world.api.forbid("nodes", verbs=("list", "watch"))
+    async with open_api(world.kubeconfig, None) as client:
+        listing = await list_cluster(world.settings(check_node_platform=True), client)
+    assert {n: str(p) for n, p in listing.nodes.items()} == {"n1": "linux/arm64"}
+    assert world.api.count("get", "nodes") == 1
+
+
 async def test_an_api_that_is_down(world: World) -> None:
     """Nobody waits for an API that does not answer."""
     kubeconfig = world.kubeconfig

@@ -243,6 +243,34 @@ async def test_the_platforms_of_the_nodes(world: World) -> None:
         await until(lambda: set(controller.inventory.nodes) == {"n1"})
 
 
+@pytest.mark.parametrize("verbs", [("list", "watch"), ("*",)], ids=["get alone", "nothing"])
+async def test_nodes_that_may_not_be_listed(world: World, verbs: tuple[str, ...]) -> None:
+    """Where `get` on nodes is all that is granted, checkNodePlatform works as well; without it the whole image is copied."""
+    content = index(seed="x", platforms=("linux/amd64", "linux/arm64"), layers=(900,))
+    world.source.add("x", content, "1")
+    info = {"operatingSystem": "linux", "architecture": "arm64"}
+    for name in ("n1", "n2"):
+        world.api.create("nodes", {"metadata": {"name": name}, "status": {"nodeInfo": info}})
+    world.pod("p", world.image("x:1"), node="n1")
+    world.api.forbid("nodes", verbs=verbs)
+    async with world.running(check_node_platform=True) as program:
+        [row] = await protected(program, 1)
+        allowed = verbs != ("*",)
+        assert row.state == ("tag_only" if allowed else "protected")
+        assert world.holds(row, content, "1") is not allowed
+        uncovered = [text for text in program.facade.status().uncovered if "nodes" in text]
+        assert bool(uncovered) is not allowed
+        asked = world.api.count("get", "nodes")
+        for number in range(5):
+            world.pod(f"p{number}", world.image("x:1"), node="n2" if number else "n1")
+        await until(lambda: program.facade.status().workloads == 6)
+        controller = program.facade.controller
+        assert controller is not None
+        if allowed:
+            await until(lambda: set(controller.inventory.nodes) == {"n1", "n2"})
+            assert world.api.count("get", "nodes") == asked + 1
+
+
 async def test_extra_images_need_no_workload(world: World) -> None:
     """What extraImages names is copied though nothing uses it."""
     world.source.add_image("extra", "1", seed="extra")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import anyio
 import pytest
 
-from copycat.kube.nodes import read_node
+from copycat.kube.client import open_api
+from copycat.kube.nodes import NodeReader, read_node
 from copycat.oci.platform import Platform
+from copycat.sandbox.kube_api import KubeApi
+from tests.kube.support import until
 
 
 @pytest.mark.parametrize(
@@ -22,3 +28,36 @@ def test_read_node(status: str, platform: Platform | None) -> None:
     """A node's platform is what it reports; one that reports none has none."""
     node = read_node(f'{{"metadata": {{"name": "n1"}}, "status": {status}}}'.encode())
     assert (node.name, node.platform) == ("n1", platform)
+
+
+def node(name: str, architecture: str) -> dict[str, object]:
+    """A node that says what it is."""
+    info = {"operatingSystem": "linux", "architecture": architecture}
+    return {"metadata": {"name": name}, "status": {"nodeInfo": info}}
+
+
+async def test_nodes_are_read_one_by_one(tmp_path: Path) -> None:
+    """Each node that is wanted is asked for once; one that is not there, or may not be read, again with its next Pod."""
+    found: dict[str, Platform | None] = {}
+    async with KubeApi() as api, open_api(str(api.kubeconfig(tmp_path / "k")), environ={}) as client:  # fmt: skip
+        reader = NodeReader(client, found.__setitem__)
+        api.create("nodes", node("n1", "amd64"))
+        for name in ("n1", "n1", "later", ""):
+            reader.want(name)
+        assert api.count("get", "nodes") == 0
+        await reader.settle()
+        assert found == {"n1": Platform("linux", "amd64")}
+        api.create("nodes", node("later", "arm64"))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(reader.run)
+            rule = api.forbid("nodes")
+            reader.want("later")
+            await until(lambda: reader.denied)
+            api.permit(rule)
+            reader.want("n1")
+            reader.want("later")
+            await until(lambda: "later" in found)
+            assert not reader.denied
+            tasks.cancel_scope.cancel()
+        assert api.count("get", "nodes") == 4
+        assert found["later"] == Platform("linux", "arm64")
