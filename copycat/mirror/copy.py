@@ -120,7 +120,8 @@ class Copier:
         """PUT by digest. A target that misses something is told the truth: what was believed is checked again."""
         for attempt in (1, 2, 3):
             try:
-                await job.target.put_manifest(document, document.digest)
+                if await job.target.put_manifest(document, document.digest):
+                    job.listed.add(document.digest)
             except (UploadRejected, NotFound) as error:
                 if attempt == 3 or error.code not in _MISSING:
                     raise

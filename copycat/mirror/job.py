@@ -65,6 +65,8 @@ class Copy:
     moved: Transferred = field(default_factory=Transferred)
     missing: list[Descriptor] = field(default_factory=list)
     """Foreign layers that the source does not serve."""
+    listed: set[Digest] = field(default_factory=set)
+    """Manifests with a subject that the target says it lists as its referrers."""
     _nodes: dict[Digest, anyio.Event] = field(default_factory=dict)
     _leaves: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(_LEAVES))
 

@@ -61,6 +61,8 @@ class Endpoint:
     """It has taken a blob from another of its repositories."""
     head_useless: bool = False
     """HEAD of a manifest is not supported or tells no digest."""
+    no_referrers_until: float = 0.0
+    """It has no referrers API: not asked before then (the transport's clock)."""
     _base: URL | None = None
 
     @property

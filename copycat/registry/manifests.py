@@ -121,8 +121,8 @@ class Manifests(Part):
             counted=method == "GET" and self._side == "source",
         )
 
-    async def put_manifest(self, document: Document, reference: str | Digest) -> None:
-        """Write the document's bytes under a tag or its digest.
+    async def put_manifest(self, document: Document, reference: str | Digest) -> bool:
+        """Write the document's bytes under a tag or its digest; whether the registry lists it as a referrer (OCI-Subject).
 
         Raises UploadRejected with the registry's `code` (MANIFEST_BLOB_UNKNOWN …), reason
         `tag_immutable` if the tag holds something else for good; TooLarge over 4 MiB.
@@ -145,8 +145,10 @@ class Manifests(Part):
             )
         except RegistryError as error:
             await self._manifest_refused(error, document, reference)
-            return
+            return False
         self._check_stored(place, reply, document)
+        subject = document.subject
+        return subject is not None and reply.headers.get("OCI-Subject") == str(subject.digest)
 
     def _check_stored(self, place: Place, reply: Reply, document: Document) -> None:
         stored = reply.headers.get("Docker-Content-Digest", "")

@@ -1,4 +1,4 @@
-"""Manifests, tags and referrers of one repository."""
+"""Manifests and tags of one repository."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from copycat.errors import (
     NotFound,
     RegistryError,
     TooLarge,
-    Unavailable,
     Unsupported,
     UploadRejected,
 )
@@ -24,7 +23,6 @@ from copycat.oci.manifest import (
     ACCEPT,
     MAX_PULL,
     MAX_PUSH,
-    OCI_INDEX,
     OCI_MANIFEST,
     Manifest,
     parse_document,
@@ -437,61 +435,6 @@ async def test_odd_tags(body: bytes, expected: list[str] | None) -> None:
                 await source.list_tags()
         else:
             assert await source.list_tags() == expected
-
-
-SUBJECT = images.image(seed="subject")
-
-
-@pytest.mark.parametrize("profile", ["distribution", "ecr-public", "ghcr", "quay", "gitlab"])
-async def test_referrers(profile: str) -> None:
-    """By the API, or by the fallback tag where there is none: a 404, a 405, a web page or the subject itself."""
-    signature = images.artifact(subject=SUBJECT)
-    async with Registry(profile=profile, auth="none") as a:
-        a.add("team/app", SUBJECT)
-        a.add("team/app", signature)
-        if profile not in {"distribution", "gitlab"}:
-            index = images.index(signature)
-            a.add("team/app", index, SUBJECT.digest.replace(":", "-"))
-        async with world(a.address) as here:
-            found = await here.source(a.address).referrers(Digest.parse(SUBJECT.digest))
-
-        expected = [] if profile == "gitlab" else [signature.digest]
-        assert [str(d.digest) for d in found] == expected
-
-
-async def test_no_referrers() -> None:
-    """Nothing refers to it."""
-    async with Registry(profile="ghcr", auth="none") as a:
-        a.add("team/app", SUBJECT)
-        async with world(a.address) as here:
-            assert await here.source(a.address).referrers(Digest.parse(SUBJECT.digest)) == []
-
-
-async def test_referrer_pages() -> None:
-    """The API's pages are followed, and end."""
-
-    def index(number: int) -> bytes:
-        row = {"mediaType": OCI_MANIFEST, "digest": f"sha256:{number:064}", "size": 1}
-        return json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [row]}).encode()
-
-    def answer(seen: Seen) -> web.Response:
-        page = int(seen.target.partition("page=")[2] or 0)
-        headers = {"Content-Type": OCI_INDEX, "Link": f'<?page={min(page + 1, 2)}>; rel="next"'}
-        return web.Response(body=index(page), headers=headers)
-
-    async with scripted(answer) as script, world(script.address) as here:
-        found = await here.source(script.address).referrers(DIGEST)
-
-    assert [int(d.digest.hex) for d in found] == [0, 1, 2]
-
-
-async def test_referrers_unavailable() -> None:
-    """Trouble is not 'none'."""
-    async with Registry() as a:
-        a.fail(Phase.REFERRERS, status=503, times=None)
-        async with world(a.address) as here:
-            with pytest.raises(Unavailable):
-                await here.source(a.address).referrers(DIGEST)
 
 
 async def test_one_session_per_refused_mount() -> None:
