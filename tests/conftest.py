@@ -14,6 +14,20 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="session")
+def no_docker_logins(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a config.json that holds no login."""
+    folder = tmp_path_factory.mktemp("docker")
+    (folder / "config.json").write_text("{}")
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def docker_config(no_docker_logins: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What whoever runs the tests is logged in to is nothing to them."""
+    monkeypatch.setenv("DOCKER_CONFIG", no_docker_logins)
+
+
 @pytest.fixture(autouse=True)
 def blockbuster() -> Iterator[BlockBuster]:
     """A blocking call of the program in the event loop fails the test that makes it."""

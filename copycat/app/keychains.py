@@ -20,6 +20,7 @@ from aiohttp.abc import AbstractResolver
 
 from copycat.config.settings import Settings
 from copycat.oci.reference import normalise_registry
+from copycat.registry.dockerlogins import DockerKeychain, docker_config_file
 from copycat.registry.hosts import TlsContexts
 from copycat.registry.keychain import CredentialRule, Keychain, StaticKeychain
 from copycat.registry.renewable import Asker
@@ -37,8 +38,11 @@ class Surroundings:
     tls: TlsContexts
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
     resolver: AbstractResolver | None = None
-    clock: Callable[[], float] = time.time
-    """Unix time."""
+    workstation: bool = False
+    """Somebody sits here: `docker login` counts without DOCKER_CONFIG too."""
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    """Unix time, by which the logins of clouds end."""
 
 
 @asynccontextmanager
@@ -46,11 +50,20 @@ async def open_keychains(settings: Settings, around: Surroundings) -> AsyncItera
     """All of them but an ECR target's, most trusted first; what they hold open is closed at the end."""
     found: list[Keychain] = []
     if (rule := _target_rule(settings)) is not None:
-        found.append(StaticKeychain([rule], environ=around.environ))
+        found.append(StaticKeychain([rule], environ=around.environ, clock=around.clock))
     async with AsyncExitStack() as stack:
         found += await stack.enter_async_context(_identities(settings, around))
-        found.append(StaticKeychain(_rules(settings), environ=around.environ))
+        found.append(StaticKeychain(_rules(settings), environ=around.environ, clock=around.clock))
+        found += _docker_logins(around)
         yield found
+
+
+def _docker_logins(around: Surroundings) -> list[Keychain]:
+    file = docker_config_file(around.environ, workstation=around.workstation)
+    if file is None:
+        return []
+    required = bool(around.environ.get("DOCKER_CONFIG"))
+    return [DockerKeychain(file, required=required, environ=around.environ, clock=around.clock)]
 
 
 async def amazon_hosts(settings: Settings) -> dict[str, NamedHost]:
@@ -89,14 +102,14 @@ async def _identities(settings: Settings, around: Surroundings) -> AsyncIterator
         if google or azure:
             from copycat.registry.cloud import AzureKeychain, GoogleKeychain, open_session
 
-            environ, clock = around.environ, around.clock
+            environ, clock = around.environ, around.wall
             session = await stack.enter_async_context(
                 open_session(around.tls, resolver=around.resolver)
             )
             found.append(GoogleKeychain(session, hosts=google, environ=environ, clock=clock))
             found.append(AzureKeychain(session, hosts=azure, environ=environ, clock=clock))
         if amazon:
-            found.append(await stack.enter_async_context(_amazon(settings, amazon, around.clock)))
+            found.append(await stack.enter_async_context(_amazon(settings, amazon, around.wall)))
         yield found
 
 

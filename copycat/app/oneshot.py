@@ -144,7 +144,11 @@ async def _once(
     metrics = Metrics(version=copycat.__version__)
     with reporter:
         async with open_engine(
-            settings, metrics=metrics, resolver=resolver, ssl_context=ssl_context
+            settings,
+            metrics=metrics,
+            resolver=resolver,
+            ssl_context=ssl_context,
+            workstation=True,
         ) as engine:
             inventory = _inventory(settings, engine)
             for workload in workloads:

@@ -60,6 +60,7 @@ async def open_engine(
     resolver: AbstractResolver | None = None,
     ssl_context: ssl.SSLContext | None = None,
     environ: Mapping[str, str] = os.environ,
+    workstation: bool = False,
     clock: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
@@ -69,6 +70,7 @@ async def open_engine(
     Args:
         resolver, ssl_context: where host names lead and whom to trust, for tests.
         environ: where credentials, identities and proxies are found, besides what the settings hold.
+        workstation: whether `docker login` counts without DOCKER_CONFIG too.
         clock, wall: seconds that only grow, and Unix time, by which the logins of clouds end.
 
     Raises:
@@ -78,7 +80,9 @@ async def open_engine(
         tls=TlsContexts(ca_file=settings.registry_ca_file, default=ssl_context),
         environ=environ,
         resolver=resolver,
-        clock=wall,
+        workstation=workstation,
+        clock=clock,
+        wall=wall,
     )
     async with AsyncExitStack() as stack:
         if settings.target_kind == "ecr":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-__all__ = ["Credentials"]
+__all__ = ["IDENTITY_USER", "Credentials"]
 
 #: Docker's config.json marks an identity token by this user name.
 IDENTITY_USER = "<token>"

@@ -1,4 +1,4 @@
-"""Docker's `config.json` and its older form `.dockercfg`: logins by registry, as pull secrets hold them.
+"""Docker's `config.json` and its older form `.dockercfg`: logins by registry, as people and pull secrets hold them.
 
 Pure: bytes in, credentials out. A key names a host, a host and port, a host with `*` in its labels, or
 any of them with a path; what it matches is what a kubelet matches (kubernetes
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -20,7 +21,14 @@ from copycat.oci.reference import normalise_registry
 from copycat.registry.credentials import Credentials
 from copycat.registry.globs import go_match
 
-__all__ = ["DockerAuth", "DockerConfig", "matching", "parse_docker_config"]
+__all__ = [
+    "DockerAuth",
+    "DockerConfig",
+    "DockerHelper",
+    "covers",
+    "matching",
+    "parse_docker_config",
+]
 
 #: Paths of keys that mean the registry's API, so the whole host: `https://index.docker.io/v1/`.
 _API_PATHS = frozenset({"v1", "v2"})
@@ -43,7 +51,7 @@ class DockerAuth:
 
     def matches(self, registry: str, repository: str) -> bool:
         """Whether the login is for this repository of this (normalised) registry."""
-        if self.path and not f"{repository}/".startswith(f"{self.path}/"):
+        if not covers(self.path, repository):
             return False
         if self.host == registry:
             return True
@@ -55,17 +63,41 @@ class DockerAuth:
         return all(go_match(p, name) for p, name in zip(labels, others, strict=True))
 
 
+def covers(path: str, repository: str) -> bool:
+    """Whether a repository is at or below a path, which ends at a segment; an empty path covers all."""
+    return not path or f"{repository}/".startswith(f"{path}/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerHelper:
+    """One entry whose login a program keeps, `docker-credential-<helper>`. Its host is no pattern."""
+
+    host: str
+    path: str = ""
+    server: str
+    """The key as written: what the program is asked for."""
+    helper: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DockerConfig:
     """What a file or Secret holds."""
 
     auths: tuple[DockerAuth, ...] = ()
+    helpers: tuple[DockerHelper, ...] = ()
+    """`credHelpers`. Whoever did not write the file is not let choose a program: not for pull secrets."""
+    store: str = ""
+    """`credsStore`: the helper for all other registries."""
+    stored: tuple[DockerHelper, ...] = ()
+    """Entries without a login: the store's."""
     problems: tuple[str, ...] = ()
     """Entries that cannot be used, in words."""
 
 
 class _File(msgspec.Struct, gc=False):
     auths: dict[str, msgspec.Raw] | None = None
+    cred_helpers: msgspec.Raw = msgspec.field(name="credHelpers", default=msgspec.Raw(b"{}"))
+    creds_store: msgspec.Raw = msgspec.field(name="credsStore", default=msgspec.Raw(b'""'))
 
 
 class _Entry(msgspec.Struct, gc=False):
@@ -79,6 +111,10 @@ class _Entry(msgspec.Struct, gc=False):
 _FILE = msgspec.json.Decoder(_File)
 _LEGACY = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENTRY = msgspec.json.Decoder(_Entry)
+_NAME = msgspec.json.Decoder(str | None)
+_NAMES = msgspec.json.Decoder(dict[str, str] | None)
+#: What follows `docker-credential-`: never a path.
+_HELPER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 def parse_docker_config(raw: bytes, *, source: str, legacy: bool = False) -> DockerConfig:
@@ -91,22 +127,73 @@ def parse_docker_config(raw: bytes, *, source: str, legacy: bool = False) -> Doc
         ValueError: it is no JSON object of that form. The message names no content.
     """
     try:
-        entries: Mapping[str, msgspec.Raw] | None
-        entries = _LEGACY.decode(raw) if legacy else _FILE.decode(raw).auths
+        file = _File(auths=_LEGACY.decode(raw)) if legacy else _FILE.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         form = '{"HOST": {"auth": …}}' if legacy else '{"auths": {"HOST": {"auth": …}}}'
         raise ValueError(f"it is not JSON of the form {form}") from error
-    auths: list[DockerAuth] = []
     problems: list[str] = []
-    for key, entry in (entries or {}).items():
+    store = _store(file.creds_store, problems)
+    auths, stored = _entries(file.auths or {}, source, store, problems)
+    return DockerConfig(
+        auths=tuple(auths),
+        helpers=tuple(_helpers(file.cred_helpers, problems)),
+        store=store,
+        stored=tuple(stored),
+        problems=tuple(problems),
+    )
+
+
+def _entries(
+    entries: Mapping[str, msgspec.Raw], source: str, store: str, problems: list[str]
+) -> tuple[list[DockerAuth], list[DockerHelper]]:
+    """The logins, and the entries without one."""
+    auths: list[DockerAuth] = []
+    stored: list[DockerHelper] = []
+    for key, entry in entries.items():
         try:
             credentials = _credentials(bytes(entry), source)
-            if credentials is not None:
-                host, path = _split(key)
-                auths.append(DockerAuth(host=host, path=path, credentials=credentials))
+            host, path = _split(key) if credentials is not None or store else ("", "")
         except ValueError as error:
             problems.append(f"the entry {printable(key, 100)!r} {error}")
-    return DockerConfig(auths=tuple(auths), problems=tuple(problems))
+            continue
+        if credentials is not None:
+            auths.append(DockerAuth(host=host, path=path, credentials=credentials))
+        elif store:
+            stored.append(DockerHelper(host=host, path=path, server=key, helper=store))
+    return auths, stored
+
+
+def _store(raw: msgspec.Raw, problems: list[str]) -> str:
+    try:
+        name = _NAME.decode(raw) or ""
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        name = "/"
+    if name and not _HELPER.fullmatch(name):
+        problems.append("credsStore is not the name of a credential helper")
+        return ""
+    return name
+
+
+def _helpers(raw: msgspec.Raw, problems: list[str]) -> list[DockerHelper]:
+    try:
+        rows = _NAMES.decode(raw) or {}
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        problems.append("credHelpers is not an object of strings")
+        return []
+    found = []
+    for key, name in rows.items():
+        try:
+            found.append(_helper(key, name))
+        except ValueError as error:
+            problems.append(f"the entry {printable(key, 100)!r} of credHelpers {error}")
+    return found
+
+
+def _helper(key: str, name: str) -> DockerHelper:
+    host, path = _split(key)
+    if not _HELPER.fullmatch(name):
+        raise ValueError("does not name a credential helper")
+    return DockerHelper(host=host, path=path, server=key, helper=name)
 
 
 def matching(auths: Iterable[DockerAuth], registry: str, repository: str) -> list[Credentials]:

@@ -212,19 +212,23 @@ class Clouds:
 
     @asynccontextmanager
     async def engine(
-        self, text: str, environ: Mapping[str, str] | None = None, **more: Any
+        self,
+        text: str,
+        environ: Mapping[str, str] | None = None,
+        *,
+        settings: Settings | None = None,
     ) -> AsyncIterator[Engine]:
         """What the program builds of a configuration, in this world."""
         trust = ssl.create_default_context()
         self.authority.configure_trust(trust)
         async with open_engine(
-            await self.settings(text + "\nregistryRetryAttempts: 1\n"),
+            settings or await self.settings(text + "\nregistryRetryAttempts: 1\n"),
             metrics=Metrics(version="test"),
             resolver=self.names,
             ssl_context=trust,
             environ=self.environ if environ is None else environ,
+            clock=self.clock,
             wall=self.clock,
-            **more,
         ) as engine:
             yield engine
 
