@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.docs.pages import ROOT
 
-__all__ = ["Unreadable", "constant_texts", "reasons", "sources"]
+__all__ = ["Unreadable", "constant_texts", "reasons", "sources", "warnings"]
 
 #: A module whose `reason` is a sentence of a health check, not a code.
 _OTHERS = frozenset({"copycat/app/probes.py"})
@@ -199,6 +199,33 @@ def reasons() -> dict[str, set[str]]:
                 if text:
                     found.setdefault(text, set()).add(str(module.path.relative_to(ROOT)))
     return found
+
+
+def warnings() -> dict[str, set[str]]:
+    """The events that are logged as warnings or errors → the modules that log them."""
+    found: dict[str, set[str]] = {}
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and node.args and _warns(node.func):
+                for text in _texts(node.args[0]):
+                    found.setdefault(text, set()).add(str(path.relative_to(ROOT)))
+    return found
+
+
+def _warns(function: ast.expr) -> bool:
+    return (
+        isinstance(function, ast.Attribute)
+        and function.attr in {"warning", "error", "exception"}
+        and "log" in ast.unparse(function.value)
+    )
+
+
+def _texts(value: ast.expr) -> Iterator[str]:
+    if isinstance(value, ast.Constant):
+        yield str(value.value)
+    elif isinstance(value, ast.IfExp):
+        yield from _texts(value.body)
+        yield from _texts(value.orelse)
 
 
 def constant_texts() -> str:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.docs.pages import page
-from tests.docs.reasons import constant_texts, reasons
+from tests.docs.reasons import constant_texts, reasons, warnings
 
 PAGE = page("docs/troubleshooting.md")
 SECTIONS = {
@@ -54,3 +54,9 @@ def test_a_quoted_message_is_the_program_s_own(quote: str) -> None:
     for part in (p.strip(" .:;,()") for p in quote.split("…")):
         if len(part) >= 4:
             assert part in KNOWN, part
+
+
+@pytest.mark.parametrize("event", sorted(warnings()))
+def test_every_warning_of_the_log_is_explained(event: str) -> None:
+    """Whoever sees a warning or an error in the log finds it on the page."""
+    assert event in PAGE.text
