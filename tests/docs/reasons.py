@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from tests.docs.pages import ROOT
@@ -23,6 +24,11 @@ NAMES = frozenset({"reason", "timeout_reason", "default_reason"})
 _HANDED_ON = frozenset(
     {"reason", "timeout_reason", "default_reason", "code", "refusal", "verdict", "state"}
 )
+
+
+@cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 class Unreadable(AssertionError):
@@ -44,7 +50,7 @@ class _Module:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.tree = ast.parse(path.read_text())
+        self.tree = _parsed(path)
         self.constants: dict[str, str] = {}
         self.tables: dict[str, list[ast.expr]] = {}
         """Name of a mapping → the values in it."""
@@ -205,7 +211,7 @@ def warnings() -> dict[str, set[str]]:
     """The events that are logged as warnings or errors → the modules that log them."""
     found: dict[str, set[str]] = {}
     for path in sources():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(_parsed(path)):
             if isinstance(node, ast.Call) and node.args and _warns(node.func):
                 for text in _texts(node.args[0]):
                     found.setdefault(text, set()).add(str(path.relative_to(ROOT)))
@@ -232,7 +238,7 @@ def constant_texts() -> str:
     """All constant texts of the program, formatted values as `…`, one a line: what its messages are made of."""
     lines = []
     for path in sources():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(_parsed(path)):
             if isinstance(node, ast.JoinedStr):
                 parts = [p.value if isinstance(p, ast.Constant) else "…" for p in node.values]
                 lines.append("".join(map(str, parts)))
