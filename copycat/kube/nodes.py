@@ -76,6 +76,7 @@ class NodeReader:
         self._known: set[str] = set()
         self._waiting: set[str] = set()
         self._wanted = anyio.Event()
+        self._lock = anyio.Lock()
         self.denied = False
         """Whether `get` is refused too."""
 
@@ -87,12 +88,14 @@ class NodeReader:
 
     async def settle(self) -> None:
         """Read what is wanted by now. What cannot be read is wanted again with its next Pod; nothing is raised for it."""
-        names, self._waiting = self._waiting, set()
-        self._known |= names
-        limiter = anyio.CapacityLimiter(_AT_ONCE)
-        async with anyio.create_task_group() as tasks:
-            for name in sorted(names):
-                tasks.start_soon(self._read, name, limiter)
+        # whoever comes second waits for what the first one reads
+        async with self._lock:
+            names, self._waiting = self._waiting, set()
+            self._known |= names
+            limiter = anyio.CapacityLimiter(_AT_ONCE)
+            async with anyio.create_task_group() as tasks:
+                for name in sorted(names):
+                    tasks.start_soon(self._read, name, limiter)
 
     async def run(self) -> None:
         """Read whatever is wanted, for ever."""

@@ -65,6 +65,50 @@ def test_the_originals_file_loads_unchanged() -> None:
     assert settings.settings_origin == str(ORIGINAL)
 
 
+#: The keys that the original's README shows, which its manifest does not carry.
+SHOWN = """
+digestPull: true
+checkNodePlatform: true
+allowDifferentDigestRepush: false
+watchResources: [deployments, statefulsets, daemonsets, jobs, cronjobs, pods]
+skipNamespaces: []
+skipNames: {deployments: [], statefulSets: [], daemonSets: [], jobs: [], cronJobs: [], pods: []}
+maxConcurrentReconciles: 2
+pathMap:
+  - {from: "group/project", to: "prod/project"}
+  - {from: "^legacy/(.*)", to: "modern/$1", regex: true}
+requestTimeout: 120
+failureCooldownMinutes: 60
+forceReconcileMinutes: 30
+"""
+
+
+def test_what_the_originals_readme_shows_loads(write: Write) -> None:
+    """The examples of the original's README mean what they meant."""
+    settings = load(path=write(SHOWN), environ=TARGET)
+    assert settings.digest_pull
+    assert settings.check_node_platform
+    assert not settings.allow_different_digest_repush
+    assert len(settings.watch_resources) == 6
+    assert settings.skip_namespaces == ()
+    assert set(settings.skip_names.by_resource().values()) == {()}
+    assert settings.max_concurrent_reconciles == 2
+    assert [(r.source, r.target, r.pattern is not None) for r in settings.path_map] == [
+        ("group/project", "prod/project", False),
+        ("^legacy/(.*)", "modern/$1", True),
+    ]
+    assert settings.request_timeout == 120
+    assert settings.failure_cooldown_minutes == 60
+    assert settings.force_reconcile_minutes == 30
+
+
+@pytest.mark.parametrize("name", ["DIGEST_PULL", "CHECK_NODE_PLATFORM", "ALLOW_DIFFERENT_DIGEST_REPUSH", "DRY_RUN", "DRY_PULL"])  # fmt: skip
+def test_switches_of_the_environment(name: str) -> None:
+    """Each switch of the original's list can be turned on and off by its variable."""
+    for text, value in (("true", True), ("false", False)):
+        assert getattr(load(environ=TARGET | {name: text}), name.lower()) is value
+
+
 def test_the_originals_variables_win_over_its_file() -> None:
     """Every variable of the original's Deployment, in the spelling of its manifest."""
     variables = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from copycat.kube.client import open_api
@@ -61,3 +62,17 @@ async def test_nodes_are_read_one_by_one(tmp_path: Path) -> None:
             tasks.cancel_scope.cancel()
         assert api.count("get", "nodes") == 4
         assert found["later"] == Platform("linux", "arm64")
+
+
+async def test_who_comes_second_waits(tmp_path: Path) -> None:
+    """Two that settle at once both return when the node is read."""
+    found: dict[str, Platform | None] = {}
+    async with KubeApi() as api, open_api(str(api.kubeconfig(tmp_path / "k")), environ={}) as client:  # fmt: skip
+        api.create("nodes", node("n1", "amd64"))
+        reader = NodeReader(client, found.__setitem__)
+        reader.want("n1")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(reader.settle)
+            await anyio.lowlevel.checkpoint()
+            await reader.settle()
+            assert "n1" in found
