@@ -142,7 +142,8 @@ def _run(
     for warning in settings.warnings:
         log.warning("configuration", warning=warning)
     program = _program(ctx)
-    _await(partial(program.run, settings, kubeconfig=kubeconfig, context=context))
+    load = partial(_load, config, flags)
+    _await(partial(program.run, settings, kubeconfig=kubeconfig, context=context, load=load))
 
 
 @cli.command("mirror")

@@ -228,7 +228,12 @@ class Metrics:
         )
         self.reload_successful = Gauge(
             "k8s_copycat_config_last_reload_successful",
-            "1 if the configuration in use is the newest one.",
+            "1 if the configuration in use is the newest one, 0 if that was refused.",
+            registry=r,
+        )
+        self.reload_success_time = Gauge(
+            "k8s_copycat_config_last_reload_success_timestamp_seconds",
+            "When the configuration in use was read, or found unchanged.",
             registry=r,
         )
         self.build_info = Gauge(

@@ -5,7 +5,7 @@ Each method imports what it needs when it is called, so that `copycat --help` st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -18,8 +18,15 @@ __all__ = ["Program", "RealProgram"]
 class Program(Protocol):
     """What the commands do."""
 
-    async def run(self, settings: Settings, *, kubeconfig: str | None, context: str | None) -> None:
-        """The controller, until SIGTERM or SIGINT."""
+    async def run(
+        self,
+        settings: Settings,
+        *,
+        kubeconfig: str | None,
+        context: str | None,
+        load: Callable[[], Settings] | None = None,
+    ) -> None:
+        """The controller, until SIGTERM or SIGINT; `load` reads the configuration again."""
         ...
 
     async def mirror(
@@ -52,10 +59,17 @@ class Program(Protocol):
 class RealProgram:
     """The program itself."""
 
-    async def run(self, settings: Settings, *, kubeconfig: str | None, context: str | None) -> None:
+    async def run(
+        self,
+        settings: Settings,
+        *,
+        kubeconfig: str | None,
+        context: str | None,
+        load: Callable[[], Settings] | None = None,
+    ) -> None:
         from copycat.app.process import run
 
-        await run(settings, kubeconfig=kubeconfig, context=context)
+        await run(settings, kubeconfig=kubeconfig, context=context, load=load)
 
     async def mirror(
         self,

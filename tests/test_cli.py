@@ -39,8 +39,17 @@ class Recorder:
             raise self.error
         return self.good
 
-    async def run(self, settings: Settings, *, kubeconfig: str | None, context: str | None) -> None:
+    async def run(
+        self,
+        settings: Settings,
+        *,
+        kubeconfig: str | None,
+        context: str | None,
+        load: Callable[[], Settings] | None = None,
+    ) -> None:
         """Keep."""
+        assert load is not None
+        assert load() == settings
         get_logger("test").info("running", password="hunter2")
         self._answer("run", settings=settings, kubeconfig=kubeconfig, context=context)
 

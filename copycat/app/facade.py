@@ -56,6 +56,10 @@ class Facade:
         self.holder: Callable[[], str] = lambda: ""
         self.uncovered: Callable[[], Sequence[str]] = tuple
 
+    def configure(self, settings: Settings, *, target: str) -> None:
+        """Another configuration is in use."""
+        self._settings, self._target = settings, target
+
     # Actions
 
     async def reset_cooldown(self) -> ResetResult:

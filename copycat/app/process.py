@@ -15,6 +15,8 @@ import ssl
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import anyio
 import anyio.abc
@@ -22,11 +24,13 @@ import structlog
 from aiohttp.abc import AbstractResolver
 
 import copycat
+from copycat import logs
 from copycat.admin.actions import Standing
 from copycat.admin.server import AdminServer
 from copycat.app.coverage import uncovered
 from copycat.app.facade import Facade
 from copycat.app.probes import Probes
+from copycat.app.reload import Reload, Reloader
 from copycat.app.term import Term, Times
 from copycat.app.wiring import Engine, open_engine, selection_of
 from copycat.config.settings import Settings
@@ -53,6 +57,7 @@ async def run(
     clock: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    load: Callable[[], Settings] | None = None,
     started: Callable[[Program], None] = lambda program: None,
 ) -> None:
     """Run until SIGTERM or SIGINT.
@@ -61,6 +66,7 @@ async def run(
         kubeconfig, context: instead of the Pod's service account.
         resolver, ssl_context: for tests.
         clock, wall, sleep: the time of everything that is counted in minutes and hours.
+        load: reads the configuration again, as it was read for `settings`; without it changes are not looked for.
         started: is told once the listeners listen.
 
     Raises:
@@ -69,29 +75,49 @@ async def run(
     """
     resources = [*settings.watch_resources, *(["nodes"] if settings.check_node_platform else [])]
     metrics = Metrics(version=copycat.__version__, resources=resources)
+    engines = partial(
+        open_engine,
+        metrics=metrics,
+        resolver=resolver,
+        ssl_context=ssl_context,
+        clock=clock,
+        wall=wall,
+        sleep=sleep,
+    )
     async with (
-        open_engine(
-            settings,
-            metrics=metrics,
-            resolver=resolver,
-            ssl_context=ssl_context,
-            environ=environ,
-            clock=clock,
-            wall=wall,
-            sleep=sleep,
-        ) as engine,
+        engines(settings) as engine,
         open_api(kubeconfig, context, environ=environ) as client,
     ):
         program = Program(
             settings,
             engine=engine,
             client=client,
+            reload=Reload(load=load, engines=engines) if load is not None else None,
             environ=environ,
             clock=clock,
             wall=wall,
             sleep=sleep,
         )
         await program.run(started=started)
+
+
+@dataclass(slots=True, eq=False)
+class _Setup:
+    """A configuration, and the engine that was made of it."""
+
+    settings: Settings
+    engine: Engine
+    ended: anyio.Event = field(default_factory=anyio.Event)
+    """Set when its term has to end: another is in use, or the program stops."""
+    retired: anyio.Event = field(default_factory=anyio.Event)
+    """Set when nobody uses the engine any more."""
+    busy: bool = False
+
+    @property
+    def target(self) -> str:
+        """Registry and prefix."""
+        prefix = f"/{self.settings.repo_prefix}" if self.settings.repo_prefix else ""
+        return f"{self.engine.target.registry}{prefix}"
 
 
 class Program:
@@ -103,15 +129,17 @@ class Program:
         *,
         engine: Engine,
         client: KubeClient,
+        reload: Reload | None = None,
         environ: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
-        """Args: the engine and the client stay the caller's; `clock`, `wall` and `sleep` are the controller's too."""
-        self._settings = settings
-        self._engine = engine
+        """Args: the first engine and the client stay the caller's; `clock`, `wall` and `sleep` are the controller's too."""
+        self._setup = _Setup(settings, engine)
+        self._metrics = engine.metrics
         self._client = client
+        self._reload = reload
         self._times = Times(clock=clock, wall=wall, sleep=sleep)
         self._stop = anyio.Event()
         name = environ.get("POD_NAME") or environ.get("HOSTNAME") or "copycat"
@@ -120,10 +148,7 @@ class Program:
         self._probes = Probes(
             client=client, lease=self._lease, metrics=engine.metrics, times=self._times
         )
-        prefix = f"/{settings.repo_prefix}" if settings.repo_prefix else ""
-        self.facade = Facade(
-            settings, target=f"{engine.target.registry}{prefix}", clock=clock, wall=wall
-        )
+        self.facade = Facade(settings, target=self._setup.target, clock=clock, wall=wall)
         self.facade.leading = self._lease is None
         self.facade.uncovered = self._uncovered
         if self._lease is not None:
@@ -143,7 +168,8 @@ class Program:
         )
 
     def _make_lease(self) -> Lease | None:
-        wanted = self._settings.leader_elect
+        settings = self._setup.settings
+        wanted = settings.leader_elect
         if wanted is None:
             wanted = self._client.in_cluster
         if not wanted:
@@ -151,14 +177,15 @@ class Program:
         return Lease(
             self._client,
             namespace=self._client.namespace,
-            name=self._settings.lease_name,
+            name=settings.lease_name,
             identity=self._identity,
-            metrics=self._engine.metrics,
+            metrics=self._metrics,
         )
 
     def stop(self) -> None:
         """Begin the shutdown; `run` returns when it is over."""
         self._stop.set()
+        self._setup.ended.set()
 
     @property
     def stopping(self) -> bool:
@@ -172,39 +199,50 @@ class Program:
     async def run(self, *, started: Callable[[Program], None] = lambda program: None) -> None:
         """Serve and work until `stop`, SIGTERM or SIGINT."""
         with one_error():
-            async with anyio.create_task_group() as tasks:
-                await tasks.start(self.server.run)
-                tasks.start_soon(self._signals)
-                tasks.start_soon(self._probes.measure_lag)
-                tasks.start_soon(self._probes.watch_the_watches)
-                self._announce()
-                started(self)
-                if self._lease is None:
-                    self._engine.metrics.leader.set(1)
-                    await self._term()
-                else:
-                    await self._terms(self._lease)
-                tasks.cancel_scope.cancel()
+            async with anyio.create_task_group() as engines:
+                try:
+                    await self._serve(engines, started)
+                finally:
+                    self._setup.retired.set()
         _log.info("stopped")
+
+    async def _serve(
+        self, engines: anyio.abc.TaskGroup, started: Callable[[Program], None]
+    ) -> None:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self.server.run)
+            tasks.start_soon(self._signals)
+            tasks.start_soon(self._probes.measure_lag)
+            tasks.start_soon(self._probes.watch_the_watches)
+            if self._reload is not None:
+                tasks.start_soon(self._reloader(self._reload, engines).run)
+            self._announce("started")
+            started(self)
+            if self._lease is None:
+                self._metrics.leader.set(1)
+                await self._lead()
+            else:
+                await self._terms(self._lease)
+            tasks.cancel_scope.cancel()
 
     async def _signals(self) -> None:
         with anyio.open_signal_receiver(*_SIGNALS) as signals:
             async for number in signals:
-                _log.info(
-                    "stopping", signal=number.name, grace_s=self._settings.shutdown_grace_seconds
-                )
+                grace = self._setup.settings.shutdown_grace_seconds
+                _log.info("stopping", signal=number.name, grace_s=grace)
                 self.stop()
 
-    def _announce(self) -> None:
-        namespaces = selection_of(self._settings).literal_namespaces()
+    def _announce(self, event: str) -> None:
+        settings = self._setup.settings
+        namespaces = selection_of(settings).literal_namespaces()
         _log.info(
-            "started",
+            event,
             version=copycat.__version__,
             target=self.facade.status().target,
-            watching=list(self._settings.watch_resources),
+            watching=list(settings.watch_resources),
             namespaces=list(namespaces)
             if namespaces is not None
-            else list(self._settings.include_namespaces),
+            else list(settings.include_namespaces),
             not_covered=self._uncovered(),
             mode=self.facade.status().mode or "mirror",
         )
@@ -221,31 +259,91 @@ class Program:
                     tasks.cancel_scope.cancel()
 
             tasks.start_soon(give_up)
-            await lease.hold(self._term)
+            await lease.hold(self._lead)
             tasks.cancel_scope.cancel()
 
-    async def _term(self) -> None:
-        """From the first list to the last copy."""
+    async def _lead(self) -> None:
+        """One term after the other, until the program stops; the Lease is kept in between."""
+        self.facade.leading = True
+        try:
+            while not self.stopping:
+                await self._term(self._setup)
+        finally:
+            self.facade.leading = self._lease is None
+
+    async def _term(self, setup: _Setup) -> None:
+        """From the first list to the last copy, under one configuration."""
         term = Term(
-            self._settings,
-            engine=self._engine,
+            setup.settings,
+            engine=setup.engine,
             client=self._client,
             may_write=self._may_write,
             times=self._times,
             identity=self._identity,
         )
+        setup.busy = True
         self.facade.controller = term.controller
-        self.facade.leading = True
         self._probes.term = term
         try:
-            await term.run(until=self._stop.wait)
+            await term.run(until=setup.ended.wait)
         finally:
+            setup.busy = False
             self._probes.term = None
             self.facade.controller = None
-            self.facade.leading = self._lease is None
+            if setup is not self._setup:
+                setup.retired.set()
 
     def _may_write(self) -> bool:
         return self._lease is None or self._lease.is_leader
+
+    # Configurations
+
+    def _reloader(self, reload: Reload, engines: anyio.abc.TaskGroup) -> Reloader:
+        return Reloader(
+            self._setup.settings,
+            load=reload.load,
+            adopt=partial(self._adopt, reload, engines),
+            set_level=logs.set_level,
+            retry=self._retry,
+            metrics=self._metrics,
+            sleep=self._times.sleep,
+            wall=self._times.wall,
+        )
+
+    async def _adopt(
+        self, reload: Reload, engines: anyio.abc.TaskGroup, settings: Settings
+    ) -> None:
+        """Go on with other settings: the term ends in good order, and one under these begins.
+
+        Raises:
+            CopycatError: no engine can be made of them; nothing has changed.
+        """
+        fresh: _Setup = await engines.start(self._host, reload, settings)
+        stale, self._setup = self._setup, fresh
+        self.facade.configure(settings, target=fresh.target)
+        if self.stopping:
+            fresh.ended.set()
+        stale.ended.set()
+        if not stale.busy:
+            stale.retired.set()
+        self._announce("goes on with another configuration")
+
+    async def _host(
+        self, reload: Reload, settings: Settings, *, task_status: anyio.abc.TaskStatus[_Setup]
+    ) -> None:
+        """Keep an engine open as long as it is used."""
+        with anyio.CancelScope() as scope:
+            async with reload.engines(settings) as engine:
+                setup = _Setup(settings, engine)
+                # closed when nobody copies any more, whatever ends the program
+                scope.shield = True
+                task_status.started(setup)
+                await setup.retired.wait()
+
+    def _retry(self) -> None:
+        controller = self.facade.controller
+        if controller is not None:
+            _log.info("failures are tried again", images=controller.reset())
 
     # What others see
 
@@ -259,4 +357,5 @@ class Program:
 
     def _uncovered(self) -> Sequence[str]:
         """What the configuration or the API leaves out, in words."""
-        return uncovered(self._settings, self._probes.term.denied() if self._probes.term else ())
+        term = self._probes.term
+        return uncovered(self._setup.settings, term.denied() if term else ())

@@ -51,6 +51,8 @@ class Key:
     secret: bool = field(default=False, kw_only=True)
     in_file: bool = field(default=True, kw_only=True)
     """False for what only a variable may hold."""
+    restart: bool = field(default=False, kw_only=True)
+    """Whether a change takes effect at the next start only."""
     section: str = field(default="", kw_only=True)
     """Heading of the reference that begins with this key."""
 

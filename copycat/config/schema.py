@@ -25,6 +25,12 @@ its place and what was expected; `copycat config check` does the same without st
 * **Durations**: seconds (`120`) or Go durations (`2m`, `1h30m`, `500ms`).
 * **Lists** in variables have commas between their entries.
 * **Addresses**: `:8080`, `127.0.0.1:8080`, `[::1]:8080`; `0` turns a listener off.
+* **Changes while it runs**: every 10 seconds `copycat run` looks whether the file, or a file that it names, has
+  another content. A changed configuration is taken up as at a start: what is copied may go on for
+  `shutdownGraceSeconds`, then cluster and target are looked at anew; listeners and Lease stay. One that would be
+  refused at a start changes nothing: the log has every problem in one line, and the metric
+  `k8s_copycat_config_last_reload_successful` is 0 until it is mended. Changed logins are used from then on, and what
+  failed for the old ones is tried again. Keys marked with *Restart* take effect at the next start; the log says so.
 * **Secrets** never appear in messages, logs or in what `copycat config check` prints.
 
 <!-- This page is made from copycat/config/settings.py; a test compares them. -->
@@ -150,6 +156,8 @@ def _table(members: list[Row]) -> Iterator[str]:
         meaning = (
             row.key.doc if row.key.available else f"{row.key.doc} *({NOT_BUILT.capitalize()}.)*"
         )
+        if row.key.restart:
+            meaning += " *Restart.*"
         key = row.path.partition("[].")[2] or row.path
         shown = f"`{key}`" if row.key.in_file else f"{key} (variable only)"
         cells = [

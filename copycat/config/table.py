@@ -335,6 +335,7 @@ class Table(Part):
         Key(
             "Listener of `/metrics`, and of the actions for those who have a token. `0` turns it off.",
             env=("METRICS_ADDR",),
+            restart=True,
             flag="--metrics-bind-address",
             section="Operation",
         ),
@@ -344,6 +345,7 @@ class Table(Part):
         Key(
             "Listener of `/healthz` and `/readyz`. `0` turns it off.",
             env=("HEALTH_ADDR",),
+            restart=True,
             flag="--health-probe-bind-address",
         ),
     ] = ":8081"
@@ -352,6 +354,7 @@ class Table(Part):
         Key(
             "Loopback listener of the actions, the API and the status page, for `kubectl port-forward`. `0` turns it off.",
             env=("ADMIN_ADDR",),
+            restart=True,
         ),
     ] = "127.0.0.1:8082"
     admin_auth: Annotated[
@@ -360,6 +363,7 @@ class Table(Part):
         Key(
             "`auto`: listeners that are not on loopback want a token for actions, API and page. `open`: they do not.",
             env=("ADMIN_AUTH",),
+            restart=True,
         ),
     ] = "auto"
     admin_token_file: Annotated[
@@ -368,6 +372,7 @@ class Table(Part):
             "A file with the accepted tokens, one a line; read again when it changes. Without it, listeners that are "
             "not on loopback refuse actions.",
             env=("ADMIN_TOKEN_FILE",),
+            restart=True,
         ),
     ] = ""
     log_level: Annotated[
@@ -380,15 +385,23 @@ class Table(Part):
     log_format: Annotated[
         Literal["json", "text"],
         choice("json", "text", also={"console": "text"}),
-        Key("`json` for machines, `text` for people.", env=("LOG_FORMAT",), flag="--zap-encoder"),
+        Key(
+            "`json` for machines, `text` for people.",
+            env=("LOG_FORMAT",),
+            restart=True,
+            flag="--zap-encoder",
+        ),
     ] = "json"
     leader_elect: Annotated[
         OptionalBoolean,
         Key(
             "Whether replicas agree on one that works, by a Lease.",
             env=("LEADER_ELECT",),
+            restart=True,
             flag="--leader-elect",
             default="true in a cluster, false with a kubeconfig",
         ),
     ] = None
-    lease_name: Annotated[LeaseName, Key("Name of the Lease.", env=("LEASE_NAME",))] = "k8s-copycat"
+    lease_name: Annotated[
+        LeaseName, Key("Name of the Lease.", env=("LEASE_NAME",), restart=True)
+    ] = "k8s-copycat"

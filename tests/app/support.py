@@ -130,6 +130,7 @@ async def program_of(
     *,
     resolver: AbstractResolver | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    load: Callable[[], Settings] | None = None,
 ) -> AsyncIterator[Program]:
     """The program at work; it is stopped in good order at the end, which must not take long."""
     found: list[Program] = []
@@ -150,6 +151,7 @@ async def program_of(
             clock=now.clock,
             wall=now.wall,
             sleep=now.sleep,
+            load=load,
             started=started,
         )
 

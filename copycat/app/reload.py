@@ -1,0 +1,230 @@
+"""A changed configuration is taken up while the program runs, or refused as a whole, and the old one stays.
+
+Files are compared by their content now and then, which sees every way to change one: an editor's new inode, a
+ConfigMap's swapped link, a clock that stands. Three kinds of them:
+
+* the configuration: read anew, with the environment and the flags over it, as at the start;
+* certificates: tried, then every connection is made anew with them;
+* logins (user names, passwords, tokens): the keychain reads them anew by itself, so here only the images that
+  failed for the old ones are tried again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from copycat.app.wiring import Engine
+from copycat.config.keys import rows
+from copycat.config.settings import Settings
+from copycat.config.sources import DEFAULT_PATH
+from copycat.errors import ConfigError, CopycatError
+from copycat.metrics import Metrics
+from copycat.registry.hosts import HostConfig, TlsContexts
+
+__all__ = ["POLL", "Reload", "Reloader"]
+
+_log = structlog.get_logger(__name__)
+
+#: Seconds between looks at the files; not less than the keychain's own, or images would be tried too early.
+POLL = 10.0
+#: A file is compared up to here (bytes).
+_MAX_FILE = 16 << 20
+
+#: What changes without a new term.
+_LEVEL = "logLevel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reload:
+    """How a program gets its configuration again."""
+
+    load: Callable[[], Settings]
+    """Reads it as at the start. Blocks; raises ConfigError."""
+    engines: Callable[[Settings], AbstractAsyncContextManager[Engine]]
+
+
+class Reloader:
+    """Watches the files of the configuration that is in use."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        load: Callable[[], Settings],
+        adopt: Callable[[Settings], Awaitable[None]],
+        set_level: Callable[[str], None],
+        retry: Callable[[], None],
+        metrics: Metrics,
+        sleep: Callable[[float], Awaitable[None]],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """Args:
+        adopt: goes on with other settings; raises CopycatError if that cannot be, and then has changed nothing.
+        set_level: changes the log level.
+        retry: tries again what failed.
+        sleep: between two looks.
+        """
+        self._settings = settings
+        self._load = load
+        self._adopt = adopt
+        self._set_level = set_level
+        self._retry = retry
+        self._metrics = metrics
+        self._sleep = sleep
+        self._wall = wall
+        self._refused = False
+
+    async def run(self) -> None:
+        """Look, for ever."""
+        self._metrics.reload_success_time.set(self._wall())
+        config, certificates, logins = await self._look()
+        await self._reload()  # what changed between the start and the first look
+        due = False
+        while True:
+            await self._sleep(POLL)
+            if due:
+                self._retry()
+            before = config, certificates, logins
+            config, certificates, logins = await self._look()
+            due = logins != before[2]
+            if due:
+                _log.info("login files changed", files=_differing(before[2], logins))
+            if (config, certificates) != before[:2]:
+                await self._reload(again=certificates != before[1])
+                # which files are looked at may have changed
+                config, certificates, logins = await self._look()
+
+    async def _look(self) -> tuple[Mapping[str, str], Mapping[str, str], Mapping[str, str]]:
+        return await anyio.to_thread.run_sync(_look, self._settings)
+
+    async def _reload(self, *, again: bool = False) -> None:
+        """Read the configuration and go on with it. Args: `again`: also if it is the same."""
+        try:
+            fresh = await anyio.to_thread.run_sync(self._load)
+            changed = _changed(self._settings, fresh)
+            later = sorted(key for key in changed if _restarts(key))
+            now = sorted(changed - set(later))
+            wanted = fresh.model_copy(update=_kept(self._settings))
+            if again or set(now) - {_LEVEL}:
+                await _try_certificates(wanted)
+                await self._adopt(wanted)
+        except CopycatError as error:
+            self._refuse(error)
+            return
+        if _LEVEL in changed:
+            self._set_level(fresh.log_level)
+        self._settings = wanted
+        self._accept(now, later, again=again)
+
+    def _refuse(self, error: CopycatError) -> None:
+        self._refused = True
+        self._metrics.reload_successful.set(0)
+        problems = error.problems if isinstance(error, ConfigError) else (error,)
+        _log.error(
+            "changed configuration refused; the one before stays in use",
+            problems=[str(problem) for problem in problems],
+        )
+
+    def _accept(self, now: Collection[str], later: Collection[str], *, again: bool) -> None:
+        self._metrics.reload_successful.set(1)
+        self._metrics.reload_success_time.set(self._wall())
+        if now or again:
+            _log.info("changed configuration in use", keys=list(now), certificates=again)
+            for warning in self._settings.warnings:
+                _log.warning("configuration", warning=warning)
+        elif self._refused:
+            _log.info("configuration is the one in use again")
+        if later:
+            _log.warning("these changes take effect at the next start", keys=list(later))
+        self._refused = False
+
+
+# Files
+
+
+def _look(settings: Settings) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """What the files hold now: configuration, certificates, logins. Blocks."""
+    context = settings.context
+    config = (context.file or context.missing_file or DEFAULT_PATH,)
+    certificates = [settings.registry_ca_file]
+    for host in settings.registries:
+        certificates += [host.ca_file, host.client_cert_file, host.client_key_file]
+    logins = [settings.docker.password_file]
+    for entry in settings.registry_credentials:
+        logins += [entry.username_file, entry.password_file, entry.token_file]
+    return _contents(config), _contents(certificates), _contents(logins)
+
+
+def _contents(paths: Collection[str]) -> dict[str, str]:
+    return {path: _content(Path(path)) for path in paths if path}
+
+
+def _content(path: Path) -> str:
+    """A hash, or why there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.sha256(file.read(_MAX_FILE)).hexdigest()
+    except OSError as error:
+        return error.strerror or type(error).__name__
+
+
+def _differing(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    return sorted(path for path in after if after[path] != before.get(path))
+
+
+async def _try_certificates(settings: Settings) -> None:
+    """Raises Unavailable, naming the keys, if a certificate's file cannot be used."""
+    contexts = TlsContexts(ca_file=settings.registry_ca_file)
+    await contexts.get(None)
+    for entry in settings.registries:
+        await contexts.get(
+            HostConfig(
+                host=entry.host,
+                ca_file=entry.ca_file,
+                client_cert_file=entry.client_cert_file,
+                client_key_file=entry.client_key_file,
+            )
+        )
+
+
+# Keys
+
+
+def _values(settings: Settings) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for row in rows(Settings):
+        if row.attributes:
+            value: Any = settings
+            for attribute in row.attributes:
+                value = getattr(value, attribute)
+            found[row.path] = value
+    return found
+
+
+def _changed(old: Settings, new: Settings) -> set[str]:
+    """Keys whose values differ. Never their values: some are secrets."""
+    before, after = _values(old), _values(new)
+    return {key for key in after if after[key] != before[key]}
+
+
+def _restarts(key: str) -> bool:
+    return any(row.path == key and row.key.restart for row in rows(Settings))
+
+
+def _kept(settings: Settings) -> dict[str, Any]:
+    """What only a restart changes, as it is in use."""
+    return {
+        row.attributes[0]: getattr(settings, row.attributes[0])
+        for row in rows(Settings)
+        if row.key.restart and len(row.attributes) == 1
+    }
