@@ -49,6 +49,14 @@ class Probes:
         self._begun = False
         self.term: Term | None = None
 
+    def follow(self, term: Term | None) -> None:
+        """Another term runs now, or none."""
+        self._note()
+        self.term = term
+
+    def _note(self) -> None:
+        self._begun = self._begun or (self.term is not None and self.term.controller.opened)
+
     def live(self) -> Sequence[Check]:
         """Only what a restart cures."""
         overdue = self._lease is not None and self._lease.overdue > OVERDUE
@@ -66,7 +74,7 @@ class Probes:
             # between two terms of one leader nothing has become worse
             standby = "" if self._lease is not None or self._begun else "it has not begun to work"
             return [*checks, Check(name="standby", error=standby)]
-        self._begun = self._begun or term.controller.opened
+        self._note()
         for informer in term.informers:
             waiting = not (informer.settled or self._begun)
             error = "its first list is not complete" if waiting else ""

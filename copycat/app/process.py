@@ -80,6 +80,7 @@ async def run(
         metrics=metrics,
         resolver=resolver,
         ssl_context=ssl_context,
+        environ=environ,
         clock=clock,
         wall=wall,
         sleep=sleep,
@@ -283,12 +284,12 @@ class Program:
         )
         setup.busy = True
         self.facade.controller = term.controller
-        self._probes.term = term
+        self._probes.follow(term)
         try:
             await term.run(until=setup.ended.wait)
         finally:
             setup.busy = False
-            self._probes.term = None
+            self._probes.follow(None)
             self.facade.controller = None
             if setup is not self._setup:
                 setup.retired.set()

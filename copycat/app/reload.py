@@ -42,6 +42,8 @@ _MAX_FILE = 16 << 20
 
 #: What changes without a new term.
 _LEVEL = "logLevel"
+#: What may be refused.
+_FILE, _LOGINS = "configuration", "logins"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +84,7 @@ class Reloader:
         self._metrics = metrics
         self._sleep = sleep
         self._wall = wall
-        self._refused = False
+        self._faults: set[str] = set()
 
     async def run(self) -> None:
         """Look, for ever."""
@@ -98,7 +100,7 @@ class Reloader:
             config, certificates, logins = await self._look()
             due = logins != before[2]
             if due:
-                _log.info("login files changed", files=_differing(before[2], logins))
+                self._judge_logins(before[2], logins)
             if (config, certificates) != before[:2]:
                 await self._reload(again=certificates != before[1])
                 # which files are looked at may have changed
@@ -126,9 +128,21 @@ class Reloader:
         self._settings = wanted
         self._accept(now, later, again=again)
 
+    def _judge_logins(self, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+        """Which of the files the keychain takes up, and which it does not."""
+        _log.info("login files changed", files=_differing(before, after))
+        broken = [f"{path}: {text[1:]}" for path, text in after.items() if text.startswith("!")]
+        if broken:
+            _log.error("login files cannot be read; what they held stays in use", problems=broken)
+        self._tell(_LOGINS, bad=bool(broken))
+
+    def _tell(self, part: str, *, bad: bool) -> None:
+        """The metric is 1 while no part of the newest configuration is refused."""
+        (self._faults.add if bad else self._faults.discard)(part)
+        self._metrics.reload_successful.set(0 if self._faults else 1)
+
     def _refuse(self, error: CopycatError) -> None:
-        self._refused = True
-        self._metrics.reload_successful.set(0)
+        self._tell(_FILE, bad=True)
         problems = error.problems if isinstance(error, ConfigError) else (error,)
         _log.error(
             "changed configuration refused; the one before stays in use",
@@ -136,17 +150,17 @@ class Reloader:
         )
 
     def _accept(self, now: Collection[str], later: Collection[str], *, again: bool) -> None:
-        self._metrics.reload_successful.set(1)
+        refused = _FILE in self._faults
+        self._tell(_FILE, bad=False)
         self._metrics.reload_success_time.set(self._wall())
         if now or again:
             _log.info("changed configuration in use", keys=list(now), certificates=again)
             for warning in self._settings.warnings:
                 _log.warning("configuration", warning=warning)
-        elif self._refused:
+        elif refused:
             _log.info("configuration is the one in use again")
         if later:
             _log.warning("these changes take effect at the next start", keys=list(later))
-        self._refused = False
 
 
 # Files
@@ -170,12 +184,12 @@ def _contents(paths: Collection[str]) -> dict[str, str]:
 
 
 def _content(path: Path) -> str:
-    """A hash, or why there is none."""
+    """A hash, or "!" and why there is none."""
     try:
         with path.open("rb") as file:
             return hashlib.sha256(file.read(_MAX_FILE)).hexdigest()
     except OSError as error:
-        return error.strerror or type(error).__name__
+        return f"!{error.strerror or type(error).__name__}"
 
 
 def _differing(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:

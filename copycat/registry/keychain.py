@@ -112,7 +112,13 @@ class _Files:
         known = self._read.get(path)
         if known is not None and now - known[0] < self._every:
             return known[2]
-        stamp, text = await anyio.to_thread.run_sync(self._load, path, known)
+        try:
+            stamp, text = await anyio.to_thread.run_sync(self._load, path, known)
+        except (OSError, UnicodeDecodeError):
+            if known is None:
+                raise
+            # a Secret that is being replaced, or was taken away: what is known may still be right
+            stamp, text = known[1:]
         self._read[path] = (now, stamp, text)
         return text
 

@@ -289,6 +289,33 @@ async def test_a_login_that_is_mended(world: World, tmp_path: Path, stream: io.S
             assert program.facade.controller is controller
 
 
+async def test_a_login_that_cannot_be_read(
+    world: World, tmp_path: Path, stream: io.StringIO
+) -> None:
+    """A login file that is gone leaves the login before in use; the metric is 0 until the file is back."""
+    async with Registry(auth="basic", username="u", password="right") as source:
+        source.add_image("a", "1", seed="a")
+        source.add_image("b", "1", seed="b")
+        world.deployment("a", f"{source.address}/a:1")
+        secret = tmp_path / "password"
+        secret.write_text("right")
+        entry = {"registry": source.address, "username": "u", "passwordFile": str(secret)}
+        configured = Configured(world)
+        configured.write(registryCredentials=[entry], insecureRegistries=[source.address])
+        async with configured.running() as program:
+            await in_state(program, f"{source.address}/a:1", "protected")
+            secret.unlink()
+            configured.look()
+            await until(lambda: "login files cannot be read" in stream.getvalue())
+            assert await metric(program, SUCCESSFUL) == 0
+            world.deployment("b", f"{source.address}/b:1")
+            await in_state(program, f"{source.address}/b:1", "protected")
+            secret.write_text("right")
+            configured.look()
+            await until(lambda: len(lines(stream, "login files changed")) == 2)
+            assert await metric(program, SUCCESSFUL) == 1
+
+
 async def test_the_lease_is_kept(world: World) -> None:
     """A leader that takes up a configuration goes on leading: nobody takes over in between."""
     world.source.add_image("a", "1", seed="a")
