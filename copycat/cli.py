@@ -197,14 +197,29 @@ def _plan(
     config: _ConfigPath = None,
     kubeconfig: _Kubeconfig = None,
     context: _Context = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="One JSON object per image and one about all, for programs."),
+    ] = False,
 ) -> None:
-    """Say what `run` would do now, for the cluster or for manifests. Touches nothing."""
+    """Say what `run` would do now, for the cluster or for manifests. Touches nothing.
+
+    With manifests and --kubeconfig or --context: for the cluster as it would be with the manifests applied.
+    Exit code 0: every image would be at the target as asked; 1: not; 2: usage or configuration.
+    """
     settings = _load(config, {})
     _configure_for_people(settings)
-    manifests = None if file is None else [_read(name) for name in file]
+    from copycat.app.plan_output import make_printer
+
+    manifests = [_read(name) for name in file] if file else None
     program = _program(ctx)
     work = partial(
-        program.plan, settings, manifests=manifests, kubeconfig=kubeconfig, context=context
+        program.plan,
+        settings,
+        manifests=manifests,
+        kubeconfig=kubeconfig,
+        context=context,
+        printer=make_printer(sys.stdout, as_json=as_json),
     )
     _finish(_await(work))
 

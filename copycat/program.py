@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from copycat.app.plan_output import Printer
     from copycat.config.settings import Settings
     from copycat.progress import Reporter
 
@@ -47,6 +48,7 @@ class Program(Protocol):
         manifests: Sequence[bytes] | None,
         kubeconfig: str | None,
         context: str | None,
+        printer: Printer,
     ) -> bool:
         """Print what `run` would do; None: for the cluster. True if nothing stands in the way."""
         ...
@@ -90,10 +92,13 @@ class RealProgram:
         manifests: Sequence[bytes] | None,
         kubeconfig: str | None,
         context: str | None,
+        printer: Printer,
     ) -> bool:
-        from copycat.app.oneshot import plan
+        from copycat.app.plan import plan
 
-        return await plan(settings, manifests=manifests, kubeconfig=kubeconfig, context=context)
+        return await plan(
+            settings, manifests=manifests, kubeconfig=kubeconfig, context=context, printer=printer
+        )
 
     async def demo(self, *, keep: bool) -> bool:
         from copycat.demo import main as show

@@ -25,6 +25,7 @@ __all__ = [
     "Outcome",
     "Reporter",
     "make_reporter",
+    "one_line",
     "size",
 ]
 
@@ -112,10 +113,11 @@ def describe(outcome: Outcome) -> str:
         parts.append(f"({', '.join(moved)})")
     if outcome.message or outcome.reason:
         parts.append(f"| {outcome.message or outcome.reason}")
-    return _printable(" ".join(parts))
+    return one_line(" ".join(parts))
 
 
-def _printable(text: str) -> str:
+def one_line(text: str) -> str:
+    """Text from elsewhere without line breaks and control characters."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
@@ -266,7 +268,7 @@ class Bars:
     def started(self, key: str) -> None:
         """A line of its own."""
         name = key if len(key) <= 60 else "…" + key[-59:]
-        self._rows[key] = _Row(self._progress.add_task(_printable(name), total=None, detail=""))
+        self._rows[key] = _Row(self._progress.add_task(one_line(name), total=None, detail=""))
 
     def moved(self, key: str, direction: Direction, count: int) -> None:
         """Move its numbers."""

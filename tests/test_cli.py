@@ -18,6 +18,7 @@ import pytest
 import structlog
 
 import copycat
+from copycat.app.plan_output import Printer
 from copycat.cli import execute
 from copycat.config.settings import Settings
 from copycat.errors import ConfigError, CopycatError, NotFound, Problem
@@ -74,9 +75,16 @@ class Recorder:
         manifests: Sequence[bytes] | None,
         kubeconfig: str | None,
         context: str | None,
+        printer: Printer,
     ) -> bool:
         """Keep."""
-        return self._answer("plan", manifests=manifests, kubeconfig=kubeconfig, context=context)
+        return self._answer(
+            "plan",
+            manifests=manifests,
+            kubeconfig=kubeconfig,
+            context=context,
+            form=type(printer).__name__,
+        )
 
     async def demo(self, *, keep: bool) -> bool:
         """Keep."""
@@ -359,11 +367,20 @@ def test_plan(call: Call, program: Recorder, tmp_path: Path) -> None:
         "manifests": None,
         "kubeconfig": None,
         "context": "c",
+        "form": "LinesPlan",
     }
     (tmp_path / "a.json").write_text("{}")
     program.good = False
-    assert call("plan", "-f", str(tmp_path / "a.json"))[0] == 1
+    assert call("plan", "--json", "-f", str(tmp_path / "a.json"))[0] == 1
     assert program.seen["manifests"] == [b"{}"]
+    assert program.seen["form"] == "JsonPlan"
+
+
+def test_a_plan_of_nothing_readable(call: Call) -> None:
+    """A manifest that cannot be read is a usage error, which names it."""
+    code, _, err = call("plan", "-f", "/nowhere/a.yaml")
+    assert code == 2
+    assert "/nowhere/a.yaml" in err
 
 
 @pytest.mark.parametrize(("good", "code"), [(True, 0), (False, 1)])

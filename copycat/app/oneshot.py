@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import ssl
-import sys
 from collections.abc import Sequence
-from typing import Literal, TextIO
+from typing import Literal
 
 import anyio
 from aiohttp.abc import AbstractResolver
 
 import copycat
-from copycat.app.informers import list_cluster
 from copycat.app.manifests import read_manifests
+from copycat.app.outcomes import is_good, verdict_key
 from copycat.app.wiring import Engine, open_engine, platforms_of, selection_of
 from copycat.config.settings import Settings
 from copycat.controller.controller import Controller, Intervals
 from copycat.controller.inventory import EXTRA, Inventory
-from copycat.kube.client import open_api
 from copycat.kube.workload import ContainerImage, Workload
 from copycat.metrics import Metrics
 from copycat.mirror.ledger import Ledger
 from copycat.mirror.request import MirrorRequest, MirrorResult
-from copycat.progress import Lines, Outcome, Reporter
+from copycat.progress import Outcome, Reporter
 
-__all__ = ["GOOD", "mirror", "plan", "workload_of"]
+__all__ = ["WORKERS", "make_inventory", "mirror", "workload_of"]
 
 #: Images worked on at a time.
 WORKERS = 12
-#: States that mean: the image is at the target as asked.
-GOOD = frozenset({"protected", "tag_only", "in_place", "excluded"})
 
 
 def workload_of(reference: str) -> Workload:
@@ -46,7 +42,7 @@ class _Watcher:
     def __init__(self, reporter: Reporter, pending: set[MirrorRequest], *, dry: bool) -> None:
         self._reporter = reporter
         self._pending = pending
-        self._good = GOOD | {"dry_run"} if dry else GOOD
+        self._dry = dry
         self.all_good = True
         self.over = anyio.Event()
         if not pending:
@@ -59,7 +55,6 @@ class _Watcher:
         self._reporter.moved(str(request), direction, count)
 
     def finished(self, request: MirrorRequest, result: MirrorResult) -> None:
-        good = result.state in self._good and (result.state != "in_place" or result.protected)
         self.tell(
             str(request),
             Outcome(
@@ -67,7 +62,7 @@ class _Watcher:
                 target=str(result.target),
                 digest=str(result.digest) if result.digest else "",
                 state=result.state,
-                good=good,
+                good=is_good(result, dry=self._dry),
                 reason=result.reason,
                 message=result.message,
                 bytes_pulled=result.moved.bytes_pulled,
@@ -109,30 +104,6 @@ async def mirror(
     return await _once(settings, workloads, reporter, resolver=resolver, ssl_context=ssl_context)
 
 
-async def plan(
-    settings: Settings,
-    *,
-    manifests: Sequence[bytes] | None,
-    kubeconfig: str | None,
-    context: str | None,
-    out: TextIO | None = None,
-) -> bool:
-    """Print for each image what `copycat run` would do; touch nothing. Whether nothing stands in the way.
-
-    Args: `manifests` None: what the cluster runs now.
-    """
-    dry = settings.model_copy(update={"dry_run": True})
-    if manifests is None:
-        async with open_api(kubeconfig, context) as client:
-            workloads = list((await list_cluster(settings, client)).workloads)
-    else:
-        workloads = [
-            w for n, m in enumerate(manifests, 1) for w in read_manifests(m, origin=f"manifest {n}")
-        ]
-    workloads += [workload_of(r) for r in settings.extra_images]
-    return await _once(dry, workloads, Lines(out or sys.stdout))
-
-
 async def _once(
     settings: Settings,
     workloads: Sequence[Workload],
@@ -150,7 +121,7 @@ async def _once(
             ssl_context=ssl_context,
             workstation=True,
         ) as engine:
-            inventory = _inventory(settings, engine)
+            inventory = make_inventory(settings, engine)
             for workload in workloads:
                 inventory.observe(None, workload)
             pending = {r for r, entry in inventory.entries.items() if not entry.verdict}
@@ -161,7 +132,8 @@ async def _once(
             return watcher.all_good
 
 
-def _inventory(settings: Settings, engine: Engine) -> Inventory:
+def make_inventory(settings: Settings, engine: Engine) -> Inventory:
+    """Nothing yet, under the configuration's rules."""
     return Inventory(
         selection=selection_of(settings),
         naming=engine.naming,
@@ -173,13 +145,12 @@ def _inventory(settings: Settings, engine: Engine) -> Inventory:
 def _tell_verdicts(inventory: Inventory, watcher: _Watcher) -> None:
     for request, entry in inventory.entries.items():
         if entry.verdict:
-            key = "excludeRegistries" if entry.verdict == "excluded" else "allowedRegistries"
             outcome = Outcome(
                 source=str(request.source),
                 state=entry.verdict,
                 good=entry.verdict == "excluded",
                 reason=entry.verdict,
-                message=f"by {key}",
+                message=f"by {verdict_key(entry.verdict)}",
             )
             watcher.tell(str(request), outcome)
     for bad in inventory.invalid.values():

@@ -54,7 +54,7 @@ class Mirror:
         self._target = target
         self._naming = naming
         self._copier = copier
-        self._policy = policy
+        self.policy = policy
         self._sleep = sleep
         self._known: OrderedDict[Digest, tuple[str, ...]] = OrderedDict()
 
@@ -82,20 +82,35 @@ class Mirror:
             request.source.repository,
             access=need.access,
         )
-        attempt = Attempt(
+        attempt = self._attempt(
+            request, need, source, self._target, self._copier, progress=progress
+        )
+        return await attempt.run()
+
+    def _attempt(
+        self,
+        request: MirrorRequest,
+        need: Need,
+        source: Repository,
+        target: Target,
+        copier: Copier,
+        *,
+        progress: Progress = _no_progress,
+    ) -> Attempt:
+        """An attempt between these two, under the owner's policy."""
+        return Attempt(
             request=request,
             need=need,
-            policy=self._policy,
+            policy=self.policy,
             naming=self._naming,
-            copier=self._copier,
-            target_registry=self._target,
+            copier=copier,
+            target_registry=target,
             source=source,
             architectures=self._architectures,
             known_architectures=self._known.get,
             sleep=self._sleep,
             progress=progress,
         )
-        return await attempt.run()
 
     async def _architectures(self, source: Repository, document: Document) -> Collection[str]:
         """The architectures of an image, for `$arch`; an image without an index says it in its config."""

@@ -128,13 +128,7 @@ class Manifests(Part):
         `tag_immutable` if the tag holds something else for good; TooLarge over 4 MiB.
         """
         place = self._place("manifest", reference, writing=True)
-        if len(document.raw) > MAX_PUSH:
-            raise TooLarge(
-                f"{place.who}: {place.what} has {len(document.raw)} bytes; registries take {MAX_PUSH}.",
-                side=place.side,
-                reference=place.reference,
-                registry=self.registry,
-            )
+        self.check_size(document, reference)
         try:
             reply = await self._fetch(
                 "PUT",
@@ -149,6 +143,17 @@ class Manifests(Part):
         self._check_stored(place, reply, document)
         subject = document.subject
         return subject is not None and reply.headers.get("OCI-Subject") == str(subject.digest)
+
+    def check_size(self, document: Document, reference: str | Digest) -> None:
+        """Raises TooLarge for a manifest that registries do not take."""
+        if len(document.raw) > MAX_PUSH:
+            place = self._place("manifest", reference, writing=True)
+            raise TooLarge(
+                f"{place.who}: {place.what} has {len(document.raw)} bytes; registries take {MAX_PUSH}.",
+                side=place.side,
+                reference=place.reference,
+                registry=self.registry,
+            )
 
     def _check_stored(self, place: Place, reply: Reply, document: Document) -> None:
         stored = reply.headers.get("Docker-Content-Digest", "")

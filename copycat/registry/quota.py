@@ -45,6 +45,8 @@ class Quota:
     """Seconds."""
     at: float
     """When it said so (the transport's clock)."""
+    share: float = 0.0
+    """What is left to the nodes, as a share of the limit."""
 
     def lacking(self, share: float, *, under_way: int = 0) -> int:
         """How many pulls must come back before one more may be made. Args: `share` that is left alone; `under_way`: pulls not yet counted in `remaining`."""
@@ -112,6 +114,7 @@ class PullQuotas:
             limit=int(most) if _is_number(most) else None,
             window=float(window) if _is_number(window) else None,
             at=self._clock(),
+            share=self._share(credentials),
         )
         self._known[account] = self._newest[endpoint.registry] = quota
         self._known.move_to_end(account)

@@ -15,7 +15,7 @@ from copycat.oci.digest import Digest
 from copycat.registry.repository import Repository
 from copycat.registry.transport import Transport
 
-__all__ = ["Refusal", "Target", "target_refusal"]
+__all__ = ["Refusal", "Target", "names_missing_project", "target_refusal"]
 
 T = TypeVar("T")
 
@@ -60,6 +60,15 @@ class Target:
         """A repository to push to."""
         return Repository(self._transport, self.registry, name, push=True)
 
+    def makes(self, repository: str) -> bool:
+        """Whether `provision` would make the repository, said without asking anybody.
+
+        Raises:
+            RegistryError: what the configuration or the name forbids, as `provision` would.
+        """
+        del repository
+        return False
+
     async def provision(self, repository: str) -> None:
         """Make the repository. Call it when the target answers that it does not exist.
 
@@ -70,9 +79,14 @@ class Target:
     async def maintain(self) -> None:
         """Do what failed earlier and can wait; called now and then, never raises for a registry's refusal."""
 
-    async def known_blobs(self, repository: str, digests: Collection[Digest]) -> set[Digest] | None:
-        """Which of the blobs the repository has, in fewer requests than one HEAD each; None: ask for each."""
-        del repository, digests
+    async def known_blobs(
+        self, repository: str, digests: Collection[Digest], *, make: bool = True
+    ) -> set[Digest] | None:
+        """Which of the blobs the repository has, in fewer requests than one HEAD each; None: ask for each.
+
+        Args: `make`: a repository that is missing may be made, if this kind of target does that here.
+        """
+        del repository, digests, make
         return None
 
     async def provisioned(self, repository: str, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -100,15 +114,26 @@ def target_refusal(error: BaseException) -> Refusal | None:
     if not isinstance(error, RegistryError) or error.reason == "repository_missing":
         return None
 
-    # The answer alone: the rest of the message holds names, and somebody's image is called quota.
-    text = f"{error.code} {error.message.partition('(HTTP')[2]}"
+    text = _answer(error)
     if error.reason == "quota" or error.status == 507 or _QUOTA.search(text):
         return "quota"
 
-    if isinstance(error, NotFound | Denied | Unauthorized) and _PROJECT.search(text):
+    if names_missing_project(error):
         return "missing_project"
 
     if isinstance(error, NotFound) and error.code == "NAME_UNKNOWN":
         return "missing_project"
 
     return "target_denied" if isinstance(error, Denied | Unauthorized) else None
+
+
+def names_missing_project(error: CopycatError) -> bool:
+    """Whether the target says in so many words that what the repository belongs to does not exist."""
+    return isinstance(error, NotFound | Denied | Unauthorized) and bool(
+        _PROJECT.search(_answer(error))
+    )
+
+
+def _answer(error: RegistryError) -> str:
+    """The answer alone: the rest of the message holds names, and somebody's image is called quota."""
+    return f"{error.code} {error.message.partition('(HTTP')[2]}"

@@ -1,4 +1,4 @@
-"""`copycat mirror` and `copycat plan`: once, for a list, and what counts as good."""
+"""`copycat mirror`: once, for a list, and what counts as good."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import json
 
 import pytest
 
-from copycat.app.oneshot import mirror, plan
+from copycat.app.oneshot import mirror
 from copycat.errors import ConfigError
 from copycat.program import RealProgram
 from copycat.progress import JsonLines, Lines
-from copycat.sandbox.ledger import Phase
 from tests.app.support import World, named
-
-_WRITES = (Phase.START_UPLOAD, Phase.COMMIT, Phase.PUT_MANIFEST, Phase.DELETE)
 
 
 def manifest(world: World, *names: str) -> bytes:
@@ -100,47 +97,3 @@ async def test_an_image_that_should_be_at_the_target_and_is_not(world: World) ->
     assert not await mirror(
         world.settings(), references=[missing], manifests=[], reporter=JsonLines(out)
     )
-
-
-async def test_a_plan_for_manifests(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    """The plan names each image, extraImages too, and writes nothing."""
-    world.source.add_image("a", "1", seed="a")
-    world.source.add_image("extra", "1", seed="extra")
-    good = await RealProgram().plan(
-        world.settings(extra_images=world.image("extra:1")),
-        manifests=[manifest(world, "a:1")],
-        kubeconfig=None,
-        context=None,
-    )
-    out = capsys.readouterr().out
-    assert good
-    assert world.image("a:1") in out
-    assert world.image("extra:1") in out
-    assert world.target.ledger.count(*_WRITES) == 0
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        pytest.param({}, id="everywhere"),
-        pytest.param({"include_namespaces": "demo"}, id="one-namespace"),
-    ],
-)
-async def test_a_plan_for_the_cluster(world: World, flags: dict[str, str]) -> None:
-    """What the cluster runs is listed once and planned; a missing image stands in the way; nothing is written."""
-    world.source.add_image("a", "1", seed="a")
-    world.deployment("a", world.image("a:1"))
-    world.api.forbid("cronjobs")
-    out = io.StringIO()
-    settings = world.settings(**flags)
-
-    async def planned() -> bool:
-        return await plan(
-            settings, manifests=None, kubeconfig=world.kubeconfig, context=None, out=out
-        )
-
-    assert await planned()
-    assert world.image("a:1") in out.getvalue()
-    world.deployment("b", world.image("gone:1"))
-    assert not await planned()
-    assert world.target.ledger.count(*_WRITES) == 0

@@ -306,7 +306,9 @@ async def test_lost_blob(bench: Bench) -> None:
 class Inventory(Target):
     """A target that knows its blobs without being asked for each."""
 
-    async def known_blobs(self, repository: str, digests: Collection[Digest]) -> set[Digest] | None:
+    async def known_blobs(
+        self, repository: str, digests: Collection[Digest], *, make: bool = True
+    ) -> set[Digest] | None:
         """All of them."""
         return set(digests)
 

@@ -96,13 +96,12 @@ class EcrTarget(Target):
         """False if the account has BLOB_MOUNTING switched off; True if it is on, or we may not know."""
         return self._mounts
 
-    async def provision(self, repository: str) -> None:
-        """Make the repository with all that the configuration says, once however many ask for it.
+    def makes(self, repository: str) -> bool:
+        """Whether `provision` makes it; nobody is asked.
 
         Raises:
-            NotFound: it is missing and `ecr.createRepo` is false (reason `repository_missing`).
+            NotFound: `ecr.createRepo` is false (reason `repository_missing`).
             InvalidReference: ECR takes no such name.
-            RegistryError: AWS refuses.
         """
         if not (MIN_NAME <= len(repository) <= MAX_NAME and is_repository(repository)):
             raise InvalidReference(
@@ -113,7 +112,7 @@ class EcrTarget(Target):
             )
 
         if self._settings.create_repo == "on-push":
-            return
+            return False
 
         if not self._settings.create_repo:
             raise NotFound(
@@ -126,6 +125,18 @@ class EcrTarget(Target):
                 code="NAME_UNKNOWN",
             )
 
+        return True
+
+    async def provision(self, repository: str) -> None:
+        """Make the repository with all that the configuration says, once however many ask for it.
+
+        Raises:
+            NotFound, InvalidReference: as `makes`.
+            RegistryError: AWS refuses.
+        """
+        if not self.makes(repository):
+            return
+
         made = self._made.setdefault(repository, _Made())
         async with made.lock:
             if self._clock() - made.at >= SETTLING:
@@ -136,16 +147,21 @@ class EcrTarget(Target):
         for repository in [name for name, made in self._made.items() if made.pending]:
             await self._settle(repository)
 
-    async def known_blobs(self, repository: str, digests: Collection[Digest]) -> set[Digest] | None:
+    async def known_blobs(
+        self, repository: str, digests: Collection[Digest], *, make: bool = True
+    ) -> set[Digest] | None:
         """Which blobs are available, one request for a hundred. Archived ones count as missing.
 
         This is the first that a copy asks of its repository, so one that is missing is made here: found out by
         the first upload, every blob that was read for it meanwhile would be read again.
 
+        Args: `make` False only reads.
+
         Raises:
             RegistryError: of `provision`.
         """
-        await self._settle(repository)
+        if make:
+            await self._settle(repository)
         await self._learn_mounting()
         if self._clock() < self._batch_at:
             return None
@@ -156,7 +172,8 @@ class EcrTarget(Target):
             for start in range(0, len(wanted), BATCH):
                 known |= await self._available(repository, wanted[start : start + BATCH])
         except NotFound:
-            await self.provision(repository)
+            if make:
+                await self.provision(repository)
             return set()
         except RegistryError as error:
             self._batch_at = self._clock() + BATCH_RETRY
