@@ -61,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     kube.add_argument("--pods", type=int, default=0)
     kube.add_argument("--images", type=int, default=0, help="different images among the Pods")
     kube.add_argument("--image-prefix", default="")
+    kube.add_argument(
+        "--digests", type=Path, help="a file with the digest of each image, one on a line"
+    )
     kube.add_argument("--events", type=float, default=0.0, help="changes a second")
     return parser
 
@@ -94,6 +97,7 @@ async def _serve_kube_api(options: argparse.Namespace) -> None:
         "pods": options.pods or None,
         "images": options.images or None,
         "image_prefix": options.image_prefix or None,
+        "digests": tuple(options.digests.read_text().split()) if options.digests else None,
         "events": options.events or None,
     }
     settings = kube_api.ServeOptions(**{k: v for k, v in chosen.items() if v is not None})

@@ -237,6 +237,8 @@ class ServeOptions:
     """How many different images they run."""
     image_prefix: str = "registry.example/library/image-"
     """Image number 7 is `<prefix>7:1`."""
+    digests: tuple[str, ...] = ()
+    """What the kubelets report of the images, in their order; without it digests of nothing."""
     events: float = 0.0
     """Status changes of Pods per second."""
     kubeconfig: Path | None = None
@@ -248,7 +250,13 @@ async def serve(options: ServeOptions, *, started: Callable[[KubeApi], None] | N
     # At 2,000 changes a second a list of 100,000 objects must not outlast the history.
     history = 20_000 if options.events else 5000
     async with KubeApi(host=options.host, port=options.port, history=history) as api:
-        fill(api.store, pods=options.pods, images=options.images, prefix=options.image_prefix)
+        fill(
+            api.store,
+            pods=options.pods,
+            images=options.images,
+            prefix=options.image_prefix,
+            digests=options.digests,
+        )
         if options.kubeconfig is not None:
             api.kubeconfig(options.kubeconfig)
         if started is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import anyio
 import msgspec
@@ -13,17 +14,19 @@ __all__ = ["churn", "fill"]
 
 _PER_NAMESPACE = 500
 #: Placeholders of the template; each stands in the JSON exactly as the text that replaces it.
-_NAME, _NAMESPACE, _VERSION, _IMAGE, _HEX, _NODE = (
+_NAME, _NAMESPACE, _VERSION, _IMAGE, _DIGEST, _NODE = (
     "@name@",
     "@namespace@",
     "@version@",
     "@image@",
-    "@hex@",
+    "@digest@",
     "@node@",
 )
 
 
-def fill(store: Store, *, pods: int, images: int, prefix: str) -> None:
+def fill(
+    store: Store, *, pods: int, images: int, prefix: str, digests: Sequence[str] = ()
+) -> None:
     """Add running Pods, 500 to a namespace, whose images are `<prefix>0:1` … in turn.
 
     They are rendered when they are read, so that 100,000 of them take 20 MB instead of 800.
@@ -31,7 +34,7 @@ def fill(store: Store, *, pods: int, images: int, prefix: str) -> None:
     if not pods:
         return
     collection = store["pods"]
-    render = _Renderer(images=images, prefix=prefix)
+    render = _Renderer(images=images, prefix=prefix, digests=digests)
     for number in range(pods):
         item = Stored(
             namespace=f"team-{number // _PER_NAMESPACE:03d}",
@@ -65,12 +68,13 @@ async def churn(store: Store, *, rate: float) -> None:
 class _Renderer:
     """The JSON of a generated Pod."""
 
-    def __init__(self, *, images: int, prefix: str) -> None:
+    def __init__(self, *, images: int, prefix: str, digests: Sequence[str]) -> None:
         """Prepare the template."""
+        self._digests = digests
         self._images = images
         self._prefix = prefix
         text = msgspec.json.encode(_template()).decode()
-        for placeholder in (_NAME, _NAMESPACE, _VERSION, _IMAGE, _HEX, _NODE):
+        for placeholder in (_NAME, _NAMESPACE, _VERSION, _IMAGE, _DIGEST, _NODE):
             text = text.replace(placeholder, f"\0{placeholder[1:-1]}\0")
         self._parts = text.split("\0")
 
@@ -82,7 +86,9 @@ class _Renderer:
             "namespace": item.namespace,
             "version": str(item.version),
             "image": image,
-            "hex": hashlib.sha256(image.encode()).hexdigest(),
+            "digest": self._digests[number]
+            if self._digests
+            else f"sha256:{hashlib.sha256(image.encode()).hexdigest()}",
             "node": item.node,
         }
         parts = self._parts.copy()
@@ -147,7 +153,7 @@ def _status(name: str) -> Object:
     return {
         "name": name,
         "image": _IMAGE + ":1",
-        "imageID": f"{_IMAGE}@sha256:{_HEX}",
+        "imageID": f"{_IMAGE}@{_DIGEST}",
         "ready": True,
         "restartCount": 0,
         "state": {"running": {"startedAt": "2026-01-01T00:00:05Z"}},
