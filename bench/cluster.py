@@ -75,7 +75,7 @@ class Program:
 
     def value(self, series: str) -> float:
         """A value of its metrics; 0 if it is not there."""
-        with urllib.request.urlopen(self._metrics) as answer:  # noqa: S310 - our own process
+        with urllib.request.urlopen(self._metrics) as answer:
             text = answer.read().decode()
         found = re.search(rf"^{re.escape(series)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0
@@ -164,9 +164,7 @@ def churned(program: Program, options: argparse.Namespace) -> None:
     seen = program.value('k8s_copycat_watch_events_total{resource="pods",type="MODIFIED"}')
     time.sleep(options.seconds)
     share = (program.cpu() - cpu) / (time.perf_counter() - begin)
-    events = (
-        program.value('k8s_copycat_watch_events_total{resource="pods",type="MODIFIED"}') - seen
-    )
+    events = program.value('k8s_copycat_watch_events_total{resource="pods",type="MODIFIED"}') - seen
     total = program.value("k8s_copycat_event_loop_lag_seconds_count")
     late = total - program.value('k8s_copycat_event_loop_lag_seconds_bucket{le="0.1"}')
     print(

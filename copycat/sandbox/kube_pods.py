@@ -24,9 +24,7 @@ _NAME, _NAMESPACE, _VERSION, _IMAGE, _DIGEST, _NODE = (
 )
 
 
-def fill(
-    store: Store, *, pods: int, images: int, prefix: str, digests: Sequence[str] = ()
-) -> None:
+def fill(store: Store, *, pods: int, images: int, prefix: str, digests: Sequence[str] = ()) -> None:
     """Add running Pods, 500 to a namespace, whose images are `<prefix>0:1` … in turn.
 
     They are rendered when they are read, so that 100,000 of them take 20 MB instead of 800.

@@ -6,13 +6,17 @@ their status. The binaries are those of `kube/build.sh`; keys are made by openss
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import secrets
 import shutil
+import signal
 import ssl
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -213,6 +217,23 @@ class KubeServer:
         path.chmod(0o600)
         return path
 
+    def kubeconfig_through(self, path: Path, port: int) -> Path:
+        """Writes the administrator's kubeconfig with the API at another port of this machine."""
+        config = json.loads(self.kubeconfig.read_text())
+        config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{port}"
+        path.write_text(json.dumps(config))
+        path.chmod(0o600)
+        return path
+
+    def suspended(self) -> contextlib.AbstractContextManager[None]:
+        """kube-apiserver hangs for as long as the body runs: it accepts connections and answers nothing."""
+        return _suspended(self._processes["kube-apiserver"].pid)
+
+    @property
+    def port(self) -> int:
+        """Of kube-apiserver."""
+        return self._port
+
     # Parts
 
     def _spawn(self, name: str, *arguments: str) -> None:
@@ -270,3 +291,12 @@ class KubeServer:
     def _openssl(self, *arguments: str) -> None:
         command = ["openssl", *arguments]
         subprocess.run(command, check=True, cwd=self.certs, capture_output=True)
+
+
+@contextlib.contextmanager
+def _suspended(process: int) -> Iterator[None]:
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)

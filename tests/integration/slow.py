@@ -1,4 +1,4 @@
-"""A slow line to a registry, so that a test can act while a copy is under way."""
+"""A slow line to a server, so that a test can act while a copy is under way, or cut the line."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ _PIECE = 64 * 1024
 class SlowLine:
     """Forwards TCP connections to a port of this machine; what comes back is held to `rate` bytes a second.
 
-    The rate holds for all connections together and can be changed at any time; None is no limit.
+    The rate holds for all connections together and can be changed at any time; None is no limit. While
+    `frozen` is set nothing passes in either direction, as if the cable were cut.
     """
 
     def __init__(self, upstream: int, *, rate: float | None = None) -> None:
         self.rate = rate
+        self.frozen = False
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._upstream = upstream
@@ -47,6 +49,7 @@ class SlowLine:
         trace: TracebackType | None,
     ) -> None:
         self.rate = None
+        self.frozen = False
         for one in [self._listener, *self._open]:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -77,6 +80,8 @@ class SlowLine:
             while piece := source.recv(_PIECE):
                 if slow:
                     self._wait(len(piece))
+                while self.frozen:
+                    time.sleep(0.02)
                 sink.sendall(piece)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
