@@ -81,13 +81,13 @@ async def amazon_hosts(settings: Settings) -> dict[str, NamedHost]:
 def _askers(settings: Settings, auth: str) -> dict[str, Asker]:
     """The hosts that get an identity of one kind (`gcp`, `azure`, `ecr`), and by which key."""
     found = {
-        entry.host: Asker(key=f"registries[{index}].auth: {auth}")
+        entry.host: Asker(key=f"registries[{index}].auth is {auth}")
         for index, entry in enumerate(settings.registries)
         if entry.auth == auth
     }
     if settings.target_kind == "docker" and settings.docker.auth == auth:
         target = normalise_registry(settings.docker.registry)
-        found[target] = Asker(key=f"docker.auth: {auth}", side="target")
+        found[target] = Asker(key=f"docker.auth is {auth}", side="target")
     return found
 
 

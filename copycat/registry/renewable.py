@@ -36,7 +36,7 @@ class Asker:
     """Which key of the configuration wants an identity for a registry, so that errors can name it."""
 
     key: str
-    """As written: `registries[2].auth: gcp`."""
+    """As written: `registries[2].auth is gcp`."""
     side: Side = "source"
 
     async def login(self, login: Renewable, registry: str) -> Credentials:

@@ -170,6 +170,12 @@ class Clouds:
         self.authority.issue_cert(*hosts).configure_cert(context)
         return context
 
+    def trust(self) -> ssl.SSLContext:
+        """Of clients: everything here is genuine."""
+        context = ssl.create_default_context()
+        self.authority.configure_trust(context)
+        return context
+
     @asynccontextmanager
     async def google(self, *hosts: str) -> AsyncIterator[Registry]:
         """A registry of Google, under its names."""
@@ -219,13 +225,11 @@ class Clouds:
         settings: Settings | None = None,
     ) -> AsyncIterator[Engine]:
         """What the program builds of a configuration, in this world."""
-        trust = ssl.create_default_context()
-        self.authority.configure_trust(trust)
         async with open_engine(
             settings or await self.settings(text + "\nregistryRetryAttempts: 1\n"),
             metrics=Metrics(version="test"),
             resolver=self.names,
-            ssl_context=trust,
+            ssl_context=self.trust(),
             environ=self.environ if environ is None else environ,
             clock=self.clock,
             wall=self.clock,

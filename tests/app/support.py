@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -131,6 +132,7 @@ async def program_of(
     resolver: AbstractResolver | None = None,
     ssl_context: ssl.SSLContext | None = None,
     load: Callable[[], Settings] | None = None,
+    environ: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Program]:
     """The program at work; it is stopped in good order at the end, which must not take long."""
     found: list[Program] = []
@@ -145,7 +147,7 @@ async def program_of(
         await run(
             settings,
             kubeconfig=kubeconfig,
-            environ={},
+            environ=environ,
             resolver=resolver,
             ssl_context=ssl_context,
             clock=now.clock,

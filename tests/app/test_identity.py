@@ -235,7 +235,7 @@ async def test_google_refuses(
             await pull(engine, GAR)
 
         text = str(caught.value)
-        assert "registries[1].auth: gcp" in text
+        assert "registries[1].auth is gcp" in text
         assert GAR in text
         assert remedy in text
         assert "canary" not in text
@@ -248,7 +248,7 @@ async def test_no_metadata_server(clouds: Clouds, free_tcp_port: int) -> None:
     environ = {"GCE_METADATA_HOST": f"127.0.0.1:{free_tcp_port}"}
     text = f"targetKind: docker\ndocker: {{registry: {GAR}, auth: gcp}}"
     async with clouds.google(GAR), clouds.engine(text, environ) as engine:
-        with pytest.raises(Unavailable, match=r"docker\.auth: gcp.*does not answer") as caught:
+        with pytest.raises(Unavailable, match=r"docker\.auth is gcp.*does not answer") as caught:
             await engine.target.repository("team/app").head_manifest("1")
 
         assert caught.value.side == "target"
@@ -261,7 +261,7 @@ async def test_azure_refuses(clouds: Clouds) -> None:
         clouds.azure(),
         clouds.engine(registries(f"{{host: {ACR}, auth: azure}}")) as engine,
     ):
-        with pytest.raises(Unauthorized, match=r"registries\[0\]\.auth: azure.*AcrPull"):
+        with pytest.raises(Unauthorized, match=r"registries\[0\]\.auth is azure.*AcrPull"):
             await pull(engine, ACR)
 
 
@@ -272,7 +272,7 @@ async def test_amazon_refuses(clouds: Clouds, aws: FakeAws) -> None:
         clouds.any(ECR, profile="ecr", auth="basic") as registry,
         clouds.engine(registries(f"{{host: {ECR}, auth: ecr}}")) as engine,
     ):
-        with pytest.raises(RegistryError, match=r"registries\[0\]\.auth: ecr.*not allow"):
+        with pytest.raises(RegistryError, match=r"registries\[0\]\.auth is ecr.*not allow"):
             await pull(engine, ECR)
 
         assert not [request for request in registry.requests if request.repository]
@@ -290,4 +290,4 @@ async def test_other_credentials_help(clouds: Clouds, capsys: pytest.CaptureFixt
         for _ in range(3):
             assert str(await pull(engine, GAR)) == image.digest
 
-    assert capsys.readouterr().out.count("registries[0].auth: gcp") == 1
+    assert capsys.readouterr().out.count("registries[0].auth is gcp") == 1
