@@ -56,6 +56,8 @@ _NAMES: Final = {
     logging.CRITICAL: "fatal",
 }
 _FIRST: Final = ("level", "ts", "logger", "msg")
+#: Fields of several lines, which people get below the line, indented, so that nothing in them looks like an event.
+_BLOCKS: Final = ("table", "add", "exception")
 
 #: Binds fields (`image`, `target`, `reconcile_id`) to every event of a `with` block and of the tasks that it starts.
 bound = bound_contextvars
@@ -168,11 +170,11 @@ def _json(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str
 
 
 def _text(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
-    trace = event.pop("exception", "")
+    blocks = [event.pop(key) for key in _BLOCKS if isinstance(event.get(key), str)]
     level, ts, logger, msg = (event.pop(key) for key in _FIRST)
     fields = "".join(f" {key}={_word(value)}" for key, value in event.items())
     line = f"{ts} {level.upper():<5} {logger}: {_line(str(msg))}{fields}"
-    return f"{line}\n{_indented(trace)}" if trace else line
+    return "\n".join([line, *map(_indented, filter(None, blocks))])
 
 
 def _word(value: object) -> str:

@@ -29,12 +29,14 @@ from copycat.admin.actions import Standing
 from copycat.admin.server import AdminServer
 from copycat.app.coverage import uncovered
 from copycat.app.facade import Facade
+from copycat.app.permissions import needed_permissions
 from copycat.app.probes import Probes
 from copycat.app.reload import Reload, Reloader
 from copycat.app.term import Term, Times
 from copycat.app.wiring import Engine, open_engine, selection_of
 from copycat.config.settings import Settings
 from copycat.errors import one_error
+from copycat.kube.access import check_access
 from copycat.kube.client import KubeClient, open_api
 from copycat.kube.lease import Lease
 from copycat.metrics import Metrics
@@ -218,6 +220,7 @@ class Program:
             if self._reload is not None:
                 tasks.start_soon(self._reloader(self._reload, engines).run)
             self._announce("started")
+            tasks.start_soon(self._check_access)
             started(self)
             if self._lease is None:
                 self._metrics.leader.set(1)
@@ -225,6 +228,15 @@ class Program:
             else:
                 await self._terms(self._lease)
             tasks.cancel_scope.cancel()
+
+    async def _check_access(self) -> None:
+        """Once for each configuration, beside the work."""
+        namespace = self._client.namespace if self._lease is not None else ""
+        while not self.stopping:
+            setup = self._setup
+            needed = needed_permissions(setup.settings, lease_namespace=namespace)
+            await check_access(self._client, needed)
+            await setup.ended.wait()
 
     async def _signals(self) -> None:
         with anyio.open_signal_receiver(*_SIGNALS) as signals:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from copycat.app.permissions import needed_permissions
+from copycat.config.sources import load
 from tests.chart.conftest import Render
 from tests.chart.rendering import Object, Rendered
 
@@ -155,3 +158,32 @@ def test_two_releases_share_nothing(with_values: Render) -> None:
         }
         assert not names & seen
         seen |= names
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"includeNamespaces": ["a", "b"]},
+        {"includeNamespaces": ["mirror"], "watchResources": ["pods"], "checkNodePlatform": True},
+        {"includeNamespaces": ["team-*"], "leaderElect": False},
+        {"dryRun": True},
+        {"dryPull": True, "includeNamespaces": ["a"]},
+    ],
+    ids=str,
+)
+def test_what_is_granted_is_what_the_program_needs(
+    with_values: Render, tmp_path: Path, config: dict[str, Any]
+) -> None:
+    """Nothing is missing of what the program checks at its start, and nothing is granted beside it."""
+    rendered = with_values({"config": config})
+    file = tmp_path / "config.yaml"
+    file.write_text(rendered.config)
+    environ = {e["name"]: e["value"] for e in rendered.container["env"] if "value" in e}
+    settings = load(path=str(file), environ=environ)
+    home = "" if config.get("leaderElect") is False else "mirror"
+    needed: dict[str, set[Rule]] = {}
+    for one in needed_permissions(settings, lease_namespace=home):
+        rule = (one.group, one.resource, one.name, tuple(sorted(one.verbs)))
+        needed.setdefault(one.namespace, set()).add(rule)
+    assert granted(rendered) == needed
