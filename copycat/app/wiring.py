@@ -20,6 +20,7 @@ from copycat.app.keychains import Surroundings, amazon_hosts, open_keychains
 from copycat.config.settings import Settings
 from copycat.controller.inventory import Platforms
 from copycat.errors import ConfigError, CopycatError
+from copycat.kube.secrets import Coverage
 from copycat.kube.selection import Selection
 from copycat.metrics import Metrics
 from copycat.mirror.blobs import Blobs
@@ -31,12 +32,12 @@ from copycat.oci.platform import Platform
 from copycat.oci.reference import normalise_registry
 from copycat.registry.bandwidth import Bandwidth
 from copycat.registry.hosts import HostConfig, HostPolicy, Proxies, TlsContexts
-from copycat.registry.keychain import ChainKeychain, Keychain
+from copycat.registry.keychain import AccessKeychain, ChainKeychain, Keychain
 from copycat.registry.limits import RetryPolicy
 from copycat.registry.target import Target
 from copycat.registry.transport import Transport
 
-__all__ = ["Engine", "open_engine", "platforms_of", "selection_of"]
+__all__ = ["Engine", "coverage_of", "open_engine", "platforms_of", "selection_of"]
 
 _log = structlog.get_logger(__name__)
 
@@ -94,7 +95,7 @@ async def open_engine(
         keychains = await stack.enter_async_context(open_keychains(settings, around))
         transport = await stack.enter_async_context(
             Transport(
-                keychain=ChainKeychain(*builder.keychains, *keychains),
+                keychain=ChainKeychain(*builder.keychains, AccessKeychain(), *keychains),
                 metrics=metrics,
                 policy=HostPolicy(
                     named=settings.named_hosts | {builder.registry},
@@ -267,6 +268,16 @@ def platforms_of(settings: Settings) -> Platforms:
     return Platforms(
         mirror=_platforms(settings.mirror_platforms), check_nodes=settings.check_node_platform
     )
+
+
+def coverage_of(settings: Settings) -> Coverage:
+    """Whose pull secrets are read."""
+    wanted = settings.pull_secrets
+    if wanted == "auto":
+        return Coverage(namespaces=frozenset(selection_of(settings).literal_namespaces() or ()))
+    if isinstance(wanted, str):
+        return Coverage(everywhere=wanted == "all")
+    return Coverage(namespaces=frozenset(wanted))
 
 
 def selection_of(settings: Settings) -> Selection:

@@ -15,7 +15,6 @@ from copycat.config.values import (
     Platforms,
     boolean,
     entries,
-    namespace,
     suggestion,
     text,
 )
@@ -142,7 +141,18 @@ def _pull_secrets(value: object) -> object:
     if value is False:
         return "off"
     word = value.strip().lower() if isinstance(value, str) else ""
-    return word if word in {"off", "all", "auto"} else tuple(namespace(n) for n in entries(value))
+    if word in {"off", "all", "auto"}:
+        return word
+    return tuple(_plain_namespace(n) for n in ((value,) if value is True else entries(value)))
+
+
+def _plain_namespace(value: object) -> str:
+    word = value.strip() if isinstance(value, str) else ""
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", word):
+        raise ValueError(
+            "expected `off`, `all`, `auto` or names of namespaces without wildcards: a Role is for one namespace"
+        )
+    return word
 
 
 _TEXT_SCHEMA = WithJsonSchema({"type": ["string", "integer"]})

@@ -314,19 +314,20 @@ class Table(Part):
     pull_secrets: Annotated[
         PullSecrets,
         Key(
-            "Whether the image pull secrets of workloads are used: `off`, `all`, `auto` or a list of namespaces.",
+            "Whose image pull secrets are read, by `get` and only for images of their namespace whose source refuses "
+            "without: `off`, `all`, a list of namespaces, or `auto`: those of includeNamespaces if these are plain names, "
+            "none where it has wildcards. A workload's own secrets count, else those of its ServiceAccount. "
+            "The chart grants what the setting needs.",
             env=("PULL_SECRETS",),
-            available=False,
         ),
-    ] = "off"
+    ] = "auto"
     private_images: Annotated[
         Literal["separate", "shared"],
         choice("separate", "shared"),
         Key(
-            "`separate`: what needed a namespace's pull secret is copied only under a prefix with `$namespace`. "
-            "`shared`: every reader of the mirror may read it.",
+            "`separate`: what needed a namespace's pull secret is copied only under a prefix with `$namespace` in a path "
+            "segment of its own, and is `denied` else. `shared`: every reader of the mirror may read it.",
             env=("PRIVATE_IMAGES",),
-            available=False,
         ),
     ] = "separate"
 

@@ -21,6 +21,7 @@ from copycat.controller.holds import HOLD, Hold, Holds
 from copycat.controller.inventory import Cause, Inventory
 from copycat.controller.observer import Nobody, Observer
 from copycat.controller.passes import Pass, Passes
+from copycat.controller.pulls import Pulls
 from copycat.controller.report import Reporter, state_of
 from copycat.errors import CopycatError
 from copycat.kube.workload import Workload
@@ -62,13 +63,20 @@ class Controller:
         intervals: Intervals,
         digest_pull: bool = False,
         observer: Observer | None = None,
+        pulls: Pulls | None = None,
         hold_target: bool = True,
         may_write: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """Args: `hold_target`: a target that refuses is left alone for a while; `may_write` is false once leadership is lost."""
+        """Nothing is worked on yet.
+
+        Args:
+            pulls: how pull secrets are used; without it they are not.
+            hold_target: a target that refuses is left alone for a while.
+            may_write: false once leadership is lost.
+        """
         self.inventory = inventory
         self.mirror = mirror
         self.ledger = ledger
@@ -91,6 +99,9 @@ class Controller:
         self._reporter = Reporter(metrics=metrics, clock=clock)
         self._observer = observer or Nobody()
         self._may_write = may_write
+        self._pulls = pulls
+        if pulls is not None:
+            pulls.retry = self._retry
         self._clock = clock
         self._sleep = sleep
         self._passes = Passes(self._force_all)
@@ -139,6 +150,8 @@ class Controller:
             async with anyio.create_task_group() as timers:
                 timers.start_soon(self._sweeper)
                 timers.start_soon(self._maintain)
+                if self._pulls is not None:
+                    timers.start_soon(self._pulls.watch)
                 if self._intervals.force:
                     timers.start_soon(self._force_now_and_then)
                 async with anyio.create_task_group() as workers:
@@ -195,10 +208,11 @@ class Controller:
 
     async def _mirror(self, request: MirrorRequest, need: Need) -> MirrorResult:
         """An attempt never raises: a bug costs one image its copy, not the others theirs."""
+        attempt = partial(self.mirror.run, request, progress=partial(self._observer.moved, request))
         try:
-            return await self.mirror.run(
-                request, need, progress=partial(self._observer.moved, request)
-            )
+            if self._pulls is None:
+                return await attempt(need)
+            return await self._pulls.run(request, need, self.inventory.askers(request), attempt)
         except Exception as bug:  # noqa: BLE001 - whatever broke, the other images need this worker
             _log.exception("attempt broke")
             error = bug if isinstance(bug, CopycatError) else CopycatError(f"internal error: {type(bug).__name__}: {bug}")  # fmt: skip
@@ -241,6 +255,11 @@ class Controller:
         if look is not None:
             priority, delay = look
             self.queue.add(request, priority, delay=delay, rerun=True)
+
+    def _retry(self, request: MirrorRequest) -> None:
+        """Something changed that may mend this failure: no cool-down any more, and at once."""
+        self.ledger.warm(request)
+        self.queue.add(request, Priority.URGENT)
 
     # Actions
 
@@ -303,6 +322,8 @@ class Controller:
             self._passes.tried(entry.request, failed=False)
             self.inventory.forget(entry.request)
             self.ledger.forget(entry.request)
+            if self._pulls is not None:
+                self._pulls.forget(entry.request)
             self.queue.discard(entry.request)
         self._metrics.forget_images_but({r.source.name for r in self.inventory.entries})
 

@@ -42,6 +42,8 @@ class Entry:
     """`excluded` or `denied`: then nobody is asked for it. Empty: it is the mirror's business."""
     users: dict[WorkloadKey, Workload] = field(default_factory=dict)
     orphaned_at: float | None = None
+    last_user: Workload | None = None
+    """Who used it last, once nobody does: it is still wanted for a while, and on whose behalf matters."""
     forced: bool = False
     """Look at source and target anew at the next attempt."""
 

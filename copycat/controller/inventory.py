@@ -168,7 +168,7 @@ class Inventory:
     def _enter(self, request: MirrorRequest) -> MirrorRequest:
         entry = self.entries.get(request)
         if entry is not None:
-            entry.orphaned_at = None
+            entry.orphaned_at = entry.last_user = None
             return entry.request
         entry = Entry(request, self._clock(), self._verdict(request.source))
         self.entries[request] = entry
@@ -187,9 +187,10 @@ class Inventory:
         entry = self.entries.get(request)
         if entry is None:
             return
-        entry.users.pop(key, None)
+        user = entry.users.pop(key, None)
         if not entry.users:
             entry.orphaned_at = self._clock()
+            entry.last_user = user or entry.last_user
 
     def _drop_invalid(self, key: WorkloadKey, old: Workload | None, new: Workload | None) -> None:
         kept = {i.image for i in new.images} if new else set()
@@ -254,13 +255,20 @@ class Inventory:
             running=tuple(r for r in self.running(request) if r.digest not in absent),
             platforms=platforms,
             required=required,
-            access=Access(namespaces=frozenset(w.namespace for w in self._users(request))),
+            access=Access(namespaces=frozenset(w.namespace for w in self.askers(request))),
             rivals=self._rivals(request),
         )
 
     def _rivals(self, request: MirrorRequest) -> tuple[Reference, ...]:
         claimants = self._claims.get((request.repository, request.source.tag or ""), set())
         return tuple(sorted({c.source for c in claimants if c.source.name != request.source.name}))
+
+    def askers(self, request: MirrorRequest) -> Collection[Workload]:
+        """On whose behalf it is asked for: who uses it, or if nobody does any more, who did last."""
+        entry = self.entries.get(request)
+        if entry is not None and not entry.users and entry.last_user is not None:
+            return (entry.last_user,)
+        return self._users(request)
 
     def _users(self, request: MirrorRequest) -> Collection[Workload]:
         entry = self.entries.get(request)

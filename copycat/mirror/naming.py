@@ -116,7 +116,10 @@ class Naming:
         self._rules = tuple(rules)
         self._max_length = max_length
         self.needs_architecture = ARCH in prefix
-        self.separates_namespaces = "$namespace" in prefix
+        # in a segment with another placeholder two namespaces could come to one name
+        self.separates_namespaces = any(
+            _PLACEHOLDER.findall(segment) == ["namespace"] for segment in prefix.split("/")
+        )
         self.per_workload = any(p in prefix for p in ("$namespace", "$podname", "$container_name"))
 
     def repository(

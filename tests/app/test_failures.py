@@ -122,14 +122,14 @@ def test_the_top_owner() -> None:
         pytest.param(
             {"state": "denied", "reason": "private_image"},
             "ImageMirrorDenied",
-            f"{IMAGE} is not mirrored: access is denied (private_image);"
+            f"{IMAGE} is not mirrored: it needs a pull secret, and its copy would be open to others (private_image);"
             " there is no copy; see k8s-copycat's status page or log",
             id="denied",
         ),
         pytest.param(
             failure(Denied("secret words", side="source", reason="pull_secret_not_allowed")),
             "PullSecretUnusable",
-            f"{IMAGE} is not mirrored: the attempt failed at the source (pull_secret_not_allowed);"
+            f"{IMAGE} is not mirrored: access is denied without a pull secret, which may not be read, at the source (pull_secret_not_allowed);"
             " there is no copy; see k8s-copycat's status page or log",
             id="pull-secret",
         ),

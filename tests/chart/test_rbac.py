@@ -18,6 +18,7 @@ Rule = tuple[str, str, str, tuple[str, ...]]  # group, resource, resource name, 
 
 READ = ("list", "watch")
 PODS = ("", "pods", "", READ)
+SECRETS = {("", "secrets", "", ("get",)), ("", "serviceaccounts", "", ("get",))}
 NODES = ("", "nodes", "", READ)
 EVENTS = ("", "events", "", ("create", "patch"))
 #: What is needed where workloads are looked at: to see the six kinds, and to tell their failures.
@@ -82,13 +83,14 @@ def test_plain_names_need_no_cluster_role(with_values: Render) -> None:
     rendered = with_values({"config": {"includeNamespaces": ["b", "a", "a"]}})
     assert rendered.all("ClusterRole", "ClusterRoleBinding") == []
     rights = granted(rendered)
-    assert rights == {"a": ALL_SIX, "b": ALL_SIX, "mirror": lease("copycat-k8s-copycat")}
+    own = ALL_SIX | SECRETS
+    assert rights == {"a": own, "b": own, "mirror": lease("copycat-k8s-copycat")}
 
 
 def test_the_releases_own_namespace_can_be_watched(with_values: Render) -> None:
     """The Lease's Role and the Role to watch are two objects, also where they stand in one namespace."""
     rights = granted(with_values({"config": {"includeNamespaces": ["mirror"]}}))
-    assert rights == {"mirror": ALL_SIX | lease("copycat-k8s-copycat")}
+    assert rights == {"mirror": ALL_SIX | SECRETS | lease("copycat-k8s-copycat")}
 
 
 @pytest.mark.parametrize("names", [["*"], ["team-*", "a"], ["team-?"], []], ids=str)
@@ -107,13 +109,14 @@ def test_only_the_watched_kinds(with_values: Render) -> None:
 @pytest.mark.parametrize("names", [["*"], ["a"]], ids=["cluster", "namespaces"])
 def test_a_dry_mode_may_not_write_events(with_values: Render, mode: str, names: list[str]) -> None:
     """A dry mode writes nothing, so that nothing but its Lease may be written."""
-    rights = granted(with_values({"config": {mode: True, "includeNamespaces": names}}))
+    config = {mode: True, "includeNamespaces": names, "pullSecrets": "off"}
+    rights = granted(with_values({"config": config}))
     assert rights["" if names == ["*"] else "a"] == ALL_SIX - {EVENTS}
 
 
 @pytest.mark.parametrize(
     ("names", "expected"),
-    [([], {"": ALL_SIX | {NODES}}), (["a"], {"": {NODES}, "a": ALL_SIX})],
+    [([], {"": ALL_SIX | {NODES}}), (["a"], {"": {NODES}, "a": ALL_SIX | SECRETS})],
     ids=["cluster", "namespaces"],
 )
 def test_nodes_only_when_their_platform_is_asked(
@@ -123,6 +126,44 @@ def test_nodes_only_when_their_platform_is_asked(
     config = {"includeNamespaces": names, "checkNodePlatform": True}
     rights = granted(with_values({"config": config}))
     assert rights == expected | {"mirror": lease("copycat-k8s-copycat")}
+
+
+@pytest.mark.parametrize(
+    ("setting", "names", "expected"),
+    [
+        pytest.param(None, ["*"], [], id="auto, cluster-wide"),
+        pytest.param("Auto", ["a", "b"], ["a", "b"], id="auto, plain names"),
+        pytest.param("auto", ["a", "team-*"], [], id="auto, wildcard"),
+        pytest.param("off", ["a"], [], id="off"),
+        pytest.param(False, ["a"], [], id="off, as YAML reads it"),
+        pytest.param("all", ["*"], [""], id="all, cluster-wide"),
+        pytest.param("all", ["a", "b"], ["a", "b"], id="all, plain names"),
+        pytest.param(["c", "a", "c"], ["*"], ["a", "c"], id="a list"),
+        pytest.param("c, a", ["*"], ["a", "c"], id="a list as text"),
+        pytest.param(["a", "c"], ["a", "b"], ["a"], id="a list, of what is watched"),
+        pytest.param([], ["*"], [], id="an empty list"),
+    ],
+)
+def test_pull_secrets_are_read_where_the_setting_says(
+    with_values: Render, setting: object, names: list[str], expected: list[str]
+) -> None:
+    """`get` on Secrets and ServiceAccounts, by Roles in those namespaces; cluster-wide for `all` alone."""
+    config = {"includeNamespaces": names} | ({} if setting is None else {"pullSecrets": setting})
+    rights = granted(with_values({"config": config}))
+    assert sorted(where for where, found in rights.items() if found & SECRETS) == expected
+    assert all(found >= SECRETS for found in rights.values() if found & SECRETS)
+    assert not [
+        rule
+        for found in rights.values()
+        for rule in found
+        if rule[1] == "secrets" and rule[3] != ("get",)
+    ]
+
+
+def test_no_source_no_secrets(with_values: Render) -> None:
+    """dryPull asks no source, so it needs no pull secret."""
+    config = {"includeNamespaces": ["a"], "pullSecrets": "all", "dryPull": True}
+    assert not granted(with_values({"config": config}))["a"] & SECRETS
 
 
 def test_the_lease_that_is_named(with_values: Render) -> None:

@@ -390,7 +390,7 @@ NOT_BUILT = [row for row in rows(Settings) if not row.key.available]
 def test_features_that_are_not_built_are_off(row: Row) -> None:
     """Their keys accept their own default and refuse everything else, by name."""
     off: Any = row.default
-    other = {"maxBandwidth": "50Mi", "pullQuotaReserve": "50%", "privateImages": "shared"}
+    other = {"maxBandwidth": "50Mi", "pullQuotaReserve": "50%"}
     value = other.get(row.path, "all")
     variable = row.key.env[0]
     load(environ=TARGET | {variable: str(off)})
@@ -402,8 +402,6 @@ def test_features_that_are_not_built_are_off(row: Row) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "pullSecrets: off",
-        "pullSecrets: 'OFF'",
         "signatures: none",
         "signatures: off",
         "maxBandwidth: '0'",
@@ -412,17 +410,32 @@ def test_features_that_are_not_built_are_off(row: Row) -> None:
 def test_off_is_accepted_in_its_spellings(write: Write, text: str) -> None:
     """YAML reads `off` as false, which still means off."""
     settings = load(path=write(text), environ=TARGET)
-    assert (settings.pull_secrets, settings.signatures, settings.max_bandwidth) == (
-        "off",
-        "none",
-        0,
-    )
+    assert (settings.signatures, settings.max_bandwidth) == ("none", 0)
 
 
-def test_pull_secrets_may_be_namespaces(write: Write) -> None:
-    """A list is understood, though not built."""
-    found = problems(path=write("pullSecrets: [a, b]"))
-    assert "not available" in found["pullSecrets"].message
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", "auto"),
+        ("pullSecrets: off", "off"),
+        ("pullSecrets: 'OFF'", "off"),
+        ("pullSecrets: All", "all"),
+        ("pullSecrets: auto", "auto"),
+        ("pullSecrets: [a, b]", ("a", "b")),
+        ("pullSecrets: a, b", ("a", "b")),
+    ],
+)
+def test_pull_secrets(write: Write, text: str, value: object) -> None:
+    """Three words, or namespaces."""
+    assert load(path=write(text), environ=TARGET).pull_secrets == value
+
+
+@pytest.mark.parametrize("text", ["[team-*]", "on", "[a, Bad]", "[a, 1]"])
+def test_pull_secrets_are_of_plain_namespaces(write: Write, text: str) -> None:
+    """A wildcard is none: `all` says so plainly, and a Role is for one namespace."""
+    found = problems(path=write(f"pullSecrets: {text}"), environ=TARGET)
+    assert set(found) == {"pullSecrets"}
+    assert "names of namespaces without wildcards" in found["pullSecrets"].message
 
 
 @pytest.mark.parametrize(

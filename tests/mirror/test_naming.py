@@ -48,6 +48,8 @@ def test_prefix(prefix: str, image: str, wanted: str) -> None:
     [
         pytest.param("x/$registry", (False, False, False), id="registry"),
         pytest.param("$namespace", (False, True, True), id="namespace"),
+        pytest.param("x/ns-$namespace/y", (False, True, True), id="namespace in a segment"),
+        pytest.param("$namespace-$podname", (False, False, True), id="two in a segment"),
         pytest.param("$podname", (False, False, True), id="podname"),
         pytest.param("$container_name", (False, False, True), id="container"),
         pytest.param("$arch", (True, False, False), id="arch"),

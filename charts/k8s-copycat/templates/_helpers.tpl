@@ -86,6 +86,41 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
+{{/*
+Whose pull secrets may be read, as a JSON list of namespaces; "*" stands for the whole cluster. Without a source to ask
+(dryPull) none are needed, and what is not watched needs none.
+*/}}
+{{- define "k8s-copycat.secretNamespaces" -}}
+{{- $watched := include "k8s-copycat.namespaces" . | fromJsonArray -}}
+{{- $wanted := .Values.config.pullSecrets -}}
+{{- if kindIs "invalid" $wanted }}{{ $wanted = "auto" }}{{ end -}}
+{{- if kindIs "bool" $wanted }}{{ $wanted = "off" }}{{ end -}}
+{{- $word := "" -}}
+{{- if kindIs "string" $wanted -}}
+{{- $word = $wanted | trim | lower -}}
+{{- $wanted = regexSplit "[\\s,]+" (trim $wanted) -1 -}}
+{{- end -}}
+{{- $namespaces := list -}}
+{{- if or (eq $word "off") (eq (toString .Values.config.dryPull) "true") -}}
+{{- else if eq $word "auto" -}}
+{{- $namespaces = $watched -}}
+{{- else if eq $word "all" -}}
+{{- $namespaces = ternary $watched (list "*") (gt (len $watched) 0) -}}
+{{- else -}}
+{{- range $wanted | uniq | sortAlpha -}}
+{{- if and . (or (not $watched) (has . $watched)) }}{{ $namespaces = append $namespaces . }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- $namespaces | toJson -}}
+{{- end -}}
+
+{{/* Secrets are read one by one, by name: whoever may list them has them all. */}}
+{{- define "k8s-copycat.secretRules" -}}
+- apiGroups: [""]
+  resources: [secrets, serviceaccounts]
+  verbs: [get]
+{{- end -}}
+
 {{- define "k8s-copycat.nodeRules" -}}
 - apiGroups: [""]
   resources: [nodes]
