@@ -16,6 +16,7 @@ import ssl
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -116,6 +117,29 @@ class KubeServer:
         time.sleep(down)
         self._start_apiserver()
 
+    def restart(self) -> None:
+        """Kills kube-apiserver and etcd, and starts both anew with what etcd kept."""
+        for name in ("kube-apiserver", "etcd"):
+            process = self._processes.pop(name)
+            process.kill()
+            process.wait()
+        self._start_etcd()
+        self._start_apiserver()
+
+    def compact(self) -> None:
+        """Makes etcd forget all history up to now."""
+        status = self._etcd_call("maintenance/status", {})
+        revision = status["header"]["revision"]
+        self._etcd_call("kv/compaction", {"revision": revision, "physical": True})
+
+    def _etcd_call(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
+        request = urllib.request.Request(  # our own etcd
+            f"{self._etcd}/v3/{method}", data=json.dumps(body).encode(), method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:  # our own etcd
+            found: dict[str, Any] = json.load(answer)
+        return found
+
     # Starting
 
     def _start(self) -> None:
@@ -128,23 +152,24 @@ class KubeServer:
         (self.directory / "audit.yaml").write_text(_AUDIT_POLICY)
         client, peer, self._port = free_ports(3)
         self._etcd = f"http://127.0.0.1:{client}"
-        self._start_etcd(f"http://127.0.0.1:{peer}")
+        self._peer = f"http://127.0.0.1:{peer}"
+        self._start_etcd()
         self.url = f"https://127.0.0.1:{self._port}"
         self._start_apiserver()
         self._write_kubeconfig()
         if self.controller_manager:
             self._start_controller_manager()
 
-    def _start_etcd(self, peer: str) -> None:
+    def _start_etcd(self) -> None:
         self._spawn(
             "etcd",
             "--name=default",
             f"--data-dir={self.directory / 'etcd'}",
             f"--listen-client-urls={self._etcd}",
             f"--advertise-client-urls={self._etcd}",
-            f"--listen-peer-urls={peer}",
-            f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=default={peer}",
+            f"--listen-peer-urls={self._peer}",
+            f"--initial-advertise-peer-urls={self._peer}",
+            f"--initial-cluster=default={self._peer}",
             "--unsafe-no-fsync=true",
             "--log-level=warn",
         )
@@ -215,6 +240,13 @@ class KubeServer:
         config["users"][0]["user"] = {"token": token}
         path.write_text(json.dumps(config))
         path.chmod(0o600)
+        return path
+
+    def kubeconfig_with_token_file(self, path: Path, file: Path) -> Path:
+        """Writes a kubeconfig whose bearer token is read from a file."""
+        config = json.loads(self.kubeconfig.read_text())
+        config["users"][0]["user"] = {"tokenFile": str(file)}
+        path.write_text(json.dumps(config))
         return path
 
     def kubeconfig_through(self, path: Path, port: int) -> Path:

@@ -42,6 +42,18 @@ class SlowLine:
         self._start(self._accept)
         return self
 
+    def drop(self) -> None:
+        """Ends every connection; what is under way is lost."""
+        for one in list(self._open):
+            self._end(one)
+        self._open.clear()
+
+    @staticmethod
+    def _end(one: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
+        one.close()
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -50,10 +62,8 @@ class SlowLine:
     ) -> None:
         self.rate = None
         self.frozen = False
-        for one in [self._listener, *self._open]:
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+        self.drop()
+        self._end(self._listener)
         for thread in self._threads:
             thread.join(10)
 
