@@ -7,6 +7,8 @@ import re
 from typing import Any
 
 import pytest
+import yaml
+from moto.ecr.policy_validation import EcrLifecyclePolicyValidator
 
 from tests.docs.pages import ROOT, Block, blocks
 
@@ -60,3 +62,12 @@ def test_the_least_policy_grants_nothing_on_everything_but_logins_and_settings()
     least = next(p for p in POLICIES if any(s.get("Sid") == "Create" for s in p["Statement"]))
     wide = {a for s in least["Statement"] if s["Resource"] == "*" for a in actions(s)}
     assert wide == {"ecr:GetAuthorizationToken", "ecr:GetAccountSetting"}
+
+
+def test_the_lifecycle_policies_are_taken_by_ecr() -> None:
+    """What the guide recommends passes the checks that ECR makes, as far as moto knows them."""
+    configs = [yaml.safe_load(b.text) for b in blocks("yaml", marked="# config.yaml")]
+    policies = [text for c in configs if (text := c.get("ecr", {}).get("lifecyclePolicy"))]
+    assert policies
+    for policy in policies:
+        EcrLifecyclePolicyValidator(policy).validate()
