@@ -15,6 +15,7 @@ import ssl
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -40,6 +41,7 @@ from copycat.kube.access import check_access
 from copycat.kube.client import KubeClient, open_api
 from copycat.kube.lease import Lease
 from copycat.metrics import Metrics
+from copycat.registry.dockerlogins import docker_config_file
 
 __all__ = ["Program", "run"]
 
@@ -95,13 +97,23 @@ async def run(
             settings,
             engine=engine,
             client=client,
-            reload=Reload(load=load, engines=engines) if load is not None else None,
+            reload=_reload(load, engines, environ) if load is not None else None,
             environ=environ,
             clock=clock,
             wall=wall,
             sleep=sleep,
         )
         await program.run(started=started)
+
+
+def _reload(
+    load: Callable[[], Settings],
+    engines: Callable[[Settings], AbstractAsyncContextManager[Engine]],
+    environ: Mapping[str, str],
+) -> Reload:
+    docker = docker_config_file(environ, workstation=False)
+    logins = (str(docker),) if docker is not None else ()
+    return Reload(load=load, engines=engines, logins=logins)
 
 
 @dataclass(slots=True, eq=False)
@@ -318,6 +330,7 @@ class Program:
             adopt=partial(self._adopt, reload, engines),
             set_level=logs.set_level,
             retry=self._retry,
+            logins=reload.logins,
             metrics=self._metrics,
             sleep=self._times.sleep,
             wall=self._times.wall,

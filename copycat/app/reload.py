@@ -53,6 +53,8 @@ class Reload:
     load: Callable[[], Settings]
     """Reads it as at the start. Blocks; raises ConfigError."""
     engines: Callable[[Settings], AbstractAsyncContextManager[Engine]]
+    logins: tuple[str, ...] = ()
+    """Files with logins that the configuration does not name (Docker's)."""
 
 
 class Reloader:
@@ -68,6 +70,7 @@ class Reloader:
         retry: Callable[[], None],
         metrics: Metrics,
         sleep: Callable[[float], Awaitable[None]],
+        logins: Collection[str] = (),
         wall: Callable[[], float] = time.time,
     ) -> None:
         """Args:
@@ -75,6 +78,7 @@ class Reloader:
         set_level: changes the log level.
         retry: tries again what failed.
         sleep: between two looks.
+        logins: files that are looked at besides those of the settings.
         """
         self._settings = settings
         self._load = load
@@ -83,6 +87,7 @@ class Reloader:
         self._retry = retry
         self._metrics = metrics
         self._sleep = sleep
+        self._logins = logins
         self._wall = wall
         self._faults: set[str] = set()
 
@@ -107,7 +112,7 @@ class Reloader:
                 config, certificates, logins = await self._look()
 
     async def _look(self) -> tuple[Mapping[str, str], Mapping[str, str], Mapping[str, str]]:
-        return await anyio.to_thread.run_sync(_look, self._settings)
+        return await anyio.to_thread.run_sync(_look, self._settings, self._logins)
 
     async def _reload(self, *, again: bool = False) -> None:
         """Read the configuration and go on with it. Args: `again`: also if it is the same."""
@@ -166,14 +171,16 @@ class Reloader:
 # Files
 
 
-def _look(settings: Settings) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+def _look(
+    settings: Settings, more: Collection[str]
+) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
     """What the files hold now: configuration, certificates, logins. Blocks."""
     context = settings.context
     config = (context.file or context.missing_file or DEFAULT_PATH,)
     certificates = [settings.registry_ca_file]
     for host in settings.registries:
         certificates += [host.ca_file, host.client_cert_file, host.client_key_file]
-    logins = [settings.docker.password_file]
+    logins = [settings.docker.password_file, *more]
     for entry in settings.registry_credentials:
         logins += [entry.username_file, entry.password_file, entry.token_file]
     return _contents(config), _contents(certificates), _contents(logins)

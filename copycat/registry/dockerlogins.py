@@ -148,8 +148,9 @@ class DockerKeychain:
         try:
             seen = await anyio.to_thread.run_sync(_read, self._file, self._seen)
         except FileNotFoundError:
-            self._seen = None
-            if self._required:
+            if self._seen is not None:
+                self._warn("it is gone; what it held stays in use")
+            elif self._required:
                 self._warn("it does not exist; DOCKER_CONFIG names the folder that it is in")
             return
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
@@ -78,7 +79,9 @@ class Configured:
             self.write()
         again = partial(load, path=str(self.path), environ=self.variables)
         settings = await anyio.to_thread.run_sync(again)
-        async with program_of(settings, self.world.kubeconfig, self.time, load=again) as program:
+        async with program_of(
+            settings, self.world.kubeconfig, self.time, load=again, environ=self.variables
+        ) as program:
             await until(lambda: program.facade.status().ready or not program.facade.leading)
             yield program
 
@@ -314,6 +317,33 @@ async def test_a_login_that_cannot_be_read(
             configured.look()
             await until(lambda: len(lines(stream, "login files changed")) == 2)
             assert await metric(program, SUCCESSFUL) == 1
+
+
+async def test_a_docker_login_that_is_mended(
+    world: World, tmp_path: Path, stream: io.StringIO
+) -> None:
+    """The same for the file that DOCKER_CONFIG names."""
+    async with Registry(auth="basic", username="u", password="right") as source:
+        source.add_image("a", "1", seed="a")
+        world.deployment("a", f"{source.address}/a:1")
+        file = tmp_path / "config.json"
+
+        def login(password: str) -> None:
+            auth = base64.b64encode(f"u:{password}".encode()).decode()
+            file.write_text(json.dumps({"auths": {source.address: {"auth": auth}}}))
+
+        login("wrong")
+        configured = Configured(world, DOCKER_CONFIG=str(tmp_path))
+        configured.write(insecureRegistries=[source.address], failureCooldownMinutes=600)
+        async with configured.running() as program:
+            await in_state(program, f"{source.address}/a:1", "failed")
+            controller = program.facade.controller
+            login("right")
+            configured.look()
+            await until(lambda: bool(lines(stream, "login files changed")))
+            configured.look()
+            await in_state(program, f"{source.address}/a:1", "protected")
+            assert program.facade.controller is controller
 
 
 async def test_the_lease_is_kept(world: World) -> None:

@@ -230,10 +230,6 @@ async def test_the_file_changes(home: Home) -> None:
     await users(keychain, "b.io/x")
     assert len(calls(home.folder, "x")) == 2
 
-    home.file.unlink()
-    home.now += LOOK
-    assert await users(keychain, "a.io/x") == []
-
 
 @pytest.mark.parametrize(
     ("content", "problem"),
@@ -258,6 +254,23 @@ async def test_a_file_that_breaks(
     assert out.count(problem) == 1
     assert str(home.file) in out
     assert "Y2FuYXJ5" not in out
+
+
+async def test_a_file_that_goes(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mounted Secret that is being replaced takes no login away; a warning says so, also on a workstation."""
+    home.write({"auths": {"a.io": login("one")}})
+    keychain = home.keychain(required=False)
+    await users(keychain, "a.io/x")
+    home.file.unlink()
+    for _ in range(3):
+        home.now += LOOK
+        assert await users(keychain, "a.io/x") == ["one"]
+
+    assert capsys.readouterr().out.count("it is gone; what it held stays in use") == 1
+
+    home.write({"auths": {"a.io": login("two")}})
+    home.now += LOOK
+    assert await users(keychain, "a.io/x") == ["two"]
 
 
 async def test_a_folder_in_its_place(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
