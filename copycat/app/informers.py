@@ -134,5 +134,14 @@ async def list_cluster(
     return Listing(
         workloads=tuple(w for informer in found for w in informer.store.values()),
         nodes=nodes,
-        denied=tuple(sorted({i.resource for i in informers if i.denied})),
+        denied=tuple(
+            sorted(
+                {
+                    informer.resource
+                    for informer in informers
+                    # nodes that are read one by one are not missed
+                    if informer.denied and (informer.resource != "nodes" or reader.denied)
+                }
+            )
+        ),
     )

@@ -180,7 +180,7 @@ def row(entry: Entry, result: MirrorResult, notes: Notes, *, size: int) -> Row:
         state=result.state,
         action=_action(notes),
         reason=result.reason,
-        message=result.message or _message(result, notes),
+        message=result.message,
         # that takes time and nothing else
         good=result.state == "waiting_quota" or is_good(result, dry=result.state == "dry_run"),
         size=size,
@@ -201,11 +201,3 @@ def _action(notes: Notes) -> Action:
 
 def _move(write: TagWrite) -> Move:
     return Move(tag=write.tag, before=str(write.before), after=str(write.digest))
-
-
-def _message(result: MirrorResult, notes: Notes) -> str:
-    if result.state == "in_place":
-        return "is used from the target itself"
-    if result.protected and not notes.tags and not notes.manifests:
-        return "stands there"
-    return ""

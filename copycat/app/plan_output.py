@@ -246,7 +246,7 @@ def _totals(summary: Summary) -> Iterator[str]:
     actions = summary.actions
     yield ""
     yield (
-        f"{_many(count, 'image')}{f': {states}' if states else ''}. To copy: {actions.get('copy', 0)};"
+        f"{_many(count, 'image')}{f', then {states}' if states else ''}. To copy: {actions.get('copy', 0)};"
         f" to tag: {actions.get('tag', 0)}"
     )
     unknown = f"; not all is known of {_many(summary.unmeasured, 'image')}" if summary.unmeasured else ""  # fmt: skip

@@ -51,6 +51,17 @@ async def test_nodes_that_may_only_be_read(world: World) -> None:
         listing = await list_cluster(world.settings(check_node_platform=True), client)
     assert {n: str(p) for n, p in listing.nodes.items()} == {"n1": "linux/arm64"}
     assert world.api.count("get", "nodes") == 1
+    assert listing.denied == ()
+
+
+async def test_nodes_that_may_not_be_read_at_all(world: World) -> None:
+    """They are named among what is not seen."""
+    world.api.create("nodes", node("n1", "arm64"))
+    world.pod("p", world.image("a:1"), node="n1")
+    world.api.forbid("nodes")
+    async with open_api(world.kubeconfig, None) as client:
+        listing = await list_cluster(world.settings(check_node_platform=True), client)
+    assert (dict(listing.nodes), listing.denied) == ({}, ("nodes",))
 
 
 async def test_an_api_that_is_down(world: World) -> None:

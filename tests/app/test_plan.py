@@ -182,7 +182,7 @@ async def test_what_stands(world: World) -> None:
     name = world.image("a:1")
     found = await planned(world, world.settings(), manifests=[manifest(name)])
     row = found.images[name]
-    assert (row["action"], row["message"], row["manifestReads"]) == ("none", "stands there", 0)
+    assert (row["action"], row["message"], row["manifestReads"]) == ("none", "", 0)
     assert found.summary["sources"][0]["images"] == 0
     assert found.summary["repositories"] == []
 
@@ -276,6 +276,16 @@ async def test_no_quota(world: World) -> None:
     [load] = found.summary["sources"]
     assert (load["quota"], load["doneBy"]) == (None, None)
     assert load["note"] == "tells of no pull quota"
+
+
+async def test_docker_hub_without_a_figure(world: World) -> None:
+    """Docker Hub has a quota: where it does not say which, it is not known."""
+    world.source.add_image("library/a", "1", seed="a")
+    hub = {"host": "docker.io", "endpoints": [world.source.address], "insecure": True}
+    found = await planned(world, world.settings(registries=[hub]), manifests=[manifest("a:1")])
+    [load] = found.summary["sources"]
+    assert (load["registry"], load["quota"], load["manifestReads"]) == ("docker.io", None, 1)
+    assert load["note"] == "its pull quota is not known: it did not say"
 
 
 @pytest.mark.parametrize(

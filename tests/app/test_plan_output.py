@@ -14,7 +14,7 @@ from copycat.app.plan_output import JsonPlan, LinesPlan, TablePlan, make_printer
 ROWS = (
     Row(source="a:1", target="r/a:1", state="protected", action="copy", good=True, size=2048),
     Row(source="b:1", target="r/b:1", state="protected", action="tag", good=True),
-    Row(source="c:1", target="r/c:1", state="protected", good=True, message="stands there"),
+    Row(source="c:1", target="r/c:1", state="protected", good=True),
     Row(source="d:1", target="r/d:1", state="tag_only", action="copy", good=True, size=1),
     Row(
         source="e:1",
@@ -90,7 +90,7 @@ def test_lines_of_images() -> None:
     assert told(PLAN)[:8] == [
         "copy          a:1 → r/a:1 (2.0 KiB)",
         "tag           b:1 → r/b:1",
-        "stands        c:1 → r/c:1 | stands there",
+        "stands        c:1 → r/c:1",
         "copy          d:1 → r/d:1 (1 B) | of a part of the platforms",
         "failed        e:1 → r/e:1 (10 B + ?) | is missing",
         "denied        f:1 | denied",
@@ -103,7 +103,7 @@ def test_lines_about_all() -> None:
     """Totals, each source with its quota, repositories by who makes them, secrets with the setting, what was not seen."""
     assert told(PLAN)[8:] == [
         "",
-        "8 images: 4 protected, 1 tag_only, 1 failed, 1 denied, 1 waiting_quota. To copy: 4; to tag: 1",
+        "8 images, then 4 protected, 1 tag_only, 1 failed, 1 denied, 1 waiting_quota. To copy: 4; to tag: 1",
         "to send: 2.0 KiB (blobs that images share are counted once, those that stand at the target are not; not all is known of 2 images)",
         "source docker.io: 1 manifest read for 1 image; its pull quota is not known: it did not say",
         "source hub: 5 manifest reads for 2 images; 4 of 100 left in 6 h; done by 2026-01-02 03:04 UTC",
