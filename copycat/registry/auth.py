@@ -298,8 +298,11 @@ class Exchange:
             login.exchanged.add(credentials.key)
             return bearer is not None
         if self._sent is None:
+            # Basic needs a user name; an identity token alone has none.
             return bearer is not None or (
-                credentials is not None and find(challenges, "basic") is not None
+                credentials is not None
+                and bool(credentials.username)
+                and find(challenges, "basic") is not None
             )
         if bearer is not None and not self._sent.startswith("Bearer "):
             return True

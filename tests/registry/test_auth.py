@@ -388,6 +388,28 @@ async def test_several_candidates_and_a_chain(auth: str, status: int) -> None:
         assert a.ledger.count(Phase.GET_MANIFEST) <= 6
 
 
+@pytest.mark.parametrize(
+    "useless",
+    [
+        pytest.param(Credentials(identity_token="t"), id="identity token"),
+        pytest.param(Credentials(password="right"), id="no user"),
+        pytest.param(Credentials(token="t"), id="token"),
+    ],
+)
+async def test_a_candidate_that_has_no_answer(useless: Credentials) -> None:
+    """What cannot be sent to a registry that wants Basic gives way to the next, without asking again and again."""
+    async with guarded("basic") as a, world(a.address, keys=Keys(useless, RIGHT)) as here:
+        await look(here, a)
+
+        assert a.ledger.count(Phase.HEAD_MANIFEST) <= 3
+
+    async with guarded("basic") as a, world(a.address, keys=Keys(useless)) as here:
+        with pytest.raises(Unauthorized), anyio.fail_after(5):
+            await here.source(a.address).get_manifest("1.0")
+
+        assert a.ledger.count(Phase.GET_MANIFEST) <= 2
+
+
 async def test_fewer_candidates_than_before() -> None:
     """Credentials that vanish are not renewed."""
 
