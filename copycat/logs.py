@@ -10,18 +10,29 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+import traceback
+from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, TextIO, cast
+from types import TracebackType
+from typing import Any, Final, Literal, TextIO
 
 import structlog
 from structlog.contextvars import bound_contextvars, merge_contextvars
 from structlog.stdlib import BoundLogger, ProcessorFormatter
 
 from copycat.errors import ConfigError, Problem
-from copycat.redact import redact
+from copycat.redact import redact, redact_text
 
-__all__ = ["FORMATS", "LEVELS", "bound", "configure", "get_logger", "set_level"]
+__all__ = [
+    "FORMATS",
+    "LEVELS",
+    "bound",
+    "configure",
+    "get_logger",
+    "level",
+    "set_level",
+    "unconfigure",
+]
 
 #: The original's level names (those of zap). Its three worst ones differ in what the program does after
 #: the message; here they only let through nothing less.
@@ -112,6 +123,29 @@ def set_level(level: str) -> None:
     _apply(_number(level))
 
 
+def level() -> str:
+    """The level in use, as the configuration writes it."""
+    return _NAMES.get(logging.getLogger().level, "info")
+
+
+def unconfigure() -> None:
+    """What holds until `configure` is called: readable lines on standard output, from our own modules alone.
+
+    structlog's own default would read source files for its tracebacks, in the event loop, and knows no secrets.
+    """
+    structlog.configure(
+        processors=[
+            merge_contextvars,
+            structlog.processors.add_log_level,
+            _render_exception,
+            _simple,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(0),
+        cache_logger_on_first_use=False,
+    )
+
+
 def get_logger(name: str) -> BoundLogger:
     """The logger of a module; `name` becomes the key `logger`."""
     logger: BoundLogger = structlog.stdlib.get_logger(name)
@@ -140,10 +174,42 @@ def _apply(number: int) -> None:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
 
 
-def _render_exception(
-    _logger: object, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
-    return structlog.processors.format_exc_info(cast("Any", _logger), _method, event)
+#: Exceptions of a chain or group that are told.
+_CAUSES = 8
+
+
+def _trace(exc_info: tuple[type[BaseException], BaseException, TracebackType | None]) -> str:
+    """The traceback without the lines of the source: reading those would block the event loop."""
+    return "\n".join(_told(exc_info[1], set()))
+
+
+def _told(error: BaseException, seen: set[int]) -> Iterator[str]:
+    seen.add(id(error))
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None and id(cause) not in seen and len(seen) < _CAUSES:
+        yield from _told(cause, seen)
+        yield "which led to:"
+    yield "Traceback (most recent call last):"
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        yield f'  File "{code.co_filename}", line {line}, in {code.co_qualname}'
+    yield f"{type(error).__qualname__}: {error}"
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            if id(inner) not in seen and len(seen) < _CAUSES:
+                yield from (f"  | {line}" for line in _told(inner, seen))
+
+
+_render_exception = structlog.processors.ExceptionRenderer(_trace)
+
+
+def _simple(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
+    """A line without a logger's name or time: nobody configured anything."""
+    word, msg = str(event.pop("level", "")), str(event.pop("event", ""))
+    blocks = [event.pop(key) for key in _BLOCKS if isinstance(event.get(key), str)]
+    fields = "".join(f" {key}={_word(redact(value, key))}" for key, value in event.items())
+    line = f"[{word}] {_line(redact_text(msg))}{fields}"
+    return "\n".join([line, *(_indented(redact_text(block)) for block in blocks if block)])
 
 
 def _plain(
@@ -190,3 +256,6 @@ def _line(text: str) -> str:
 
 def _indented(trace: str) -> str:
     return "\n".join("    " + _line(line) for line in trace.splitlines())
+
+
+unconfigure()

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 import copycat
+from copycat import logs
 from copycat.app.plan_output import Printer
 from copycat.cli import execute
 from copycat.config.settings import Settings
@@ -104,7 +104,7 @@ def _process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     yield
     root.setLevel(level)
     root.handlers[:] = handlers
-    structlog.reset_defaults()
+    logs.unconfigure()
 
 
 @pytest.fixture

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import linecache
 import logging
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import anyio
 import pytest
-import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +29,7 @@ def _restore() -> Iterator[None]:
     yield
     root.setLevel(level)
     root.handlers[:] = handlers
-    structlog.reset_defaults()
+    logs.unconfigure()
 
 
 @pytest.fixture
@@ -203,6 +204,62 @@ def test_text(stream: io.StringIO) -> None:
     )
     assert second.endswith("ERROR copycat.x: broke")
     assert all(line.startswith("    ") for line in trace)
+
+
+async def test_tracebacks_read_no_files(stream: io.StringIO) -> None:
+    """An exception is told with its places and causes, and no source file is read in the event loop for it."""
+    logging.getLogger().handlers.clear()  # pytest's own read them
+    logs.configure("info", "json", stream=stream)
+    linecache.clearcache()
+    try:
+        try:
+            fail("first")
+        except ValueError as error:
+            raise KeyError("second") from error
+    except KeyError:
+        logs.get_logger("x").exception("broke")
+    group = ExceptionGroup("both", [OSError("a"), TypeError("b")])
+    logs.get_logger("x").warning("broke", exc_info=group)
+
+    first, second = (e["exception"] for e in events(stream))
+    assert first.index("ValueError: first") < first.index("which led to") < first.index("KeyError")
+    assert re.search(r'File ".*test_logs.py", line \d+, in fail', first)
+    assert "  | OSError: a" in second
+    assert "  | TypeError: b" in second
+    assert not linecache.cache
+
+
+@pytest.mark.parametrize("cut", ["circle", "long"])
+def test_causes_end(stream: io.StringIO, cut: str) -> None:
+    """Exceptions that cause each other, and very long chains, end."""
+    logs.configure("info", "json", stream=stream)
+    chain: list[Exception] = [ValueError(str(n)) for n in range(2 if cut == "circle" else 100)]
+    for error, cause in pairwise(chain):
+        error.__cause__ = cause
+    if cut == "circle":
+        chain[-1].__cause__ = chain[0]
+    logs.get_logger("x").error("broke", exc_info=chain[0])
+
+    [event] = events(stream)
+    assert event["exception"].count("ValueError") == (2 if cut == "circle" else 8)
+
+
+async def test_before_it_is_configured(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody configured anything: readable lines, without secrets, without reading files in the event loop."""
+    logs.unconfigure()
+    linecache.clearcache()
+    log = logs.get_logger("x")
+    try:
+        fail("Bearer abcdefghijklmnop")
+    except ValueError:
+        log.exception("broke\nfake", password="hunter22", image="a:1")
+    log.debug("quiet", url="https://user:hunter22@host/")
+
+    first, *trace, last = capsys.readouterr().out.splitlines()
+    assert first == r"[error] broke\nfake password=*** image=a:1"
+    assert trace[-1] == "    ValueError: Bearer ***"
+    assert last == "[debug] quiet url=https://***@host/"
+    assert not linecache.cache
 
 
 def test_again(stream: io.StringIO) -> None:

@@ -13,7 +13,18 @@ import msgspec
 
 from copycat.redact import redact_text
 
-__all__ = ["Api", "Image", "Images", "Message", "Status", "Transfer", "Transfers", "User", "clean"]
+__all__ = [
+    "Api",
+    "Image",
+    "Images",
+    "LogLevel",
+    "Message",
+    "Status",
+    "Transfer",
+    "Transfers",
+    "User",
+    "clean",
+]
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -100,6 +111,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     uncovered: Sequence[str] = ()
     """What is not watched, in words: namespaces, kinds without permission."""
     started: datetime | None = None
+
+
+class LogLevel(msgspec.Struct, frozen=True, kw_only=True):
+    """What `/api/v1/loglevel` answers and takes, as zap's own handler did."""
+
+    level: str
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

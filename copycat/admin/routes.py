@@ -11,10 +11,11 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from copycat.admin.actions import ActionRunner
-from copycat.admin.api import Api, Message, Transfers, clean
+from copycat.admin.api import Api, LogLevel, Message, Transfers, clean
 from copycat.admin.auth import Guard, Refusal
 from copycat.admin.static import ASSETS, INDEX
-from copycat.logs import get_logger
+from copycat.errors import ConfigError, printable
+from copycat.logs import get_logger, level, set_level
 from copycat.metrics import CONTENT_TYPE, Metrics
 
 __all__ = ["Routes"]
@@ -70,6 +71,8 @@ class Routes:
         app.router.add_get("/api/v1/status", self._status)
         app.router.add_get("/api/v1/images", self._images)
         app.router.add_get("/api/v1/transfers", self._transfers)
+        app.router.add_get("/api/v1/loglevel", self._level)
+        app.router.add_put("/api/v1/loglevel", self._set_level)
         app.router.add_get("/", self._page)
         for path in ASSETS:
             app.router.add_get(path, _asset)
@@ -113,6 +116,24 @@ class Routes:
         refusal = await self._guard.refuse(request.headers, action=False)
         return _json(refusal or Transfers(transfers=self._api.transfers()))
 
+    async def _level(self, request: web.Request) -> web.Response:
+        refusal = await self._guard.refuse(request.headers, action=False)
+        return _json(refusal or LogLevel(level=level()))
+
+    async def _set_level(self, request: web.Request) -> web.Response:
+        """The level until the next start, or until logLevel changes in the configuration."""
+        refusal = await self._guard.refuse(request.headers, action=True)
+        answer: msgspec.Struct | Refusal
+        status, answer = (0, refusal) if refusal else await _new_level(request)
+        response = _json(answer, status)
+        _log.warning(
+            "log level" if response.status == 200 else "log level refused",
+            to=level(),
+            peer=request.remote or "",
+            status=response.status,
+        )
+        return response
+
     async def _page(self, request: web.Request) -> web.Response:
         """The page. With a 401 comes the same file: it asks for the token and has no data of its own."""
         refusal = await self._guard.refuse(request.headers, action=False)
@@ -126,6 +147,18 @@ class Routes:
 
 
 _CHALLENGE: Final = 'Bearer realm="k8s-copycat"'
+
+
+async def _new_level(request: web.Request) -> tuple[int, msgspec.Struct]:
+    """Status and answer."""
+    try:
+        wanted = msgspec.json.decode(await request.read(), type=LogLevel)
+        set_level(wanted.level)
+    except msgspec.DecodeError:
+        return 400, Message(message='expected a JSON object like {"level": "debug"}')
+    except ConfigError as error:
+        return 400, Message(message=printable(error.problems[0].message))
+    return 200, LogLevel(level=level())
 
 
 async def _asset(request: web.Request) -> web.Response:

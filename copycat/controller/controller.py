@@ -200,7 +200,9 @@ class Controller:
         entry.forced = False
         started = self._clock()
         with structlog.contextvars.bound_contextvars(
-            reconcile_id=uuid.uuid4().hex[:12], image=str(request.source)
+            reconcile_id=uuid.uuid4().hex[:12],
+            image=str(request.source),
+            namespace=self.inventory.group(request),
         ):
             self._observer.started(request)
             result = await self._mirror(request, need)

@@ -15,7 +15,6 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import pytest
-import structlog
 from aiohttp import web
 
 from copycat import logs
@@ -146,7 +145,7 @@ def log() -> Iterator[io.StringIO]:
     yield stream
     root.setLevel(level)
     root.handlers[:] = handlers
-    structlog.reset_defaults()
+    logs.unconfigure()
 
 
 @pytest.fixture

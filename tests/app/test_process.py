@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import json
+import logging
 import os
 import signal
 
 import anyio
 import pytest
 
+from copycat import logs
 from copycat.program import RealProgram
 from copycat.sandbox.images import index
-from tests.app.support import World, fetch, named, protected, repository, row_of, until
+from tests.app.support import World, fetch, in_state, named, protected, repository, row_of, until
 
 
 async def test_what_a_cluster_uses_arrives(world: World) -> None:
@@ -277,3 +281,31 @@ async def test_extra_images_need_no_workload(world: World) -> None:
     async with world.running(extra_images=world.image("extra:1")) as program:
         [row] = await protected(program, 1)
         assert row.source == world.image("extra:1")
+
+
+async def test_the_lines_of_one_attempt_belong_together(world: World) -> None:
+    """Whatever is logged during an attempt names the image, a namespace that uses it, and the attempt."""
+    root = logging.getLogger()
+    level, handlers, stream = root.level, list(root.handlers), io.StringIO()
+    logs.configure("debug", "json", stream=stream)
+    try:
+        world.deployment("absent", world.image("absent:1"))
+        for name in ("a", "b"):
+            world.source.add_image(name, "1", seed=name)
+            world.deployment(name, world.image(f"{name}:1"))
+        async with world.running() as program:
+            await protected(program, 2)
+            await in_state(program, world.image("absent:1"), "failed")
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
+        logs.unconfigure()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    bound = [line for line in lines if "reconcile_id" in line]
+    assert {line["image"] for line in bound} == {
+        world.image(f"{n}:1") for n in ("a", "b", "absent")
+    }
+    assert {line["namespace"] for line in bound} == {"demo"}
+    by_attempt = {line["reconcile_id"]: line["image"] for line in bound}
+    assert all(by_attempt[line["reconcile_id"]] == line["image"] for line in bound)
+    assert {line["msg"] for line in bound} >= {"image mirrored", "image not mirrored"}

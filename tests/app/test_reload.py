@@ -15,7 +15,6 @@ from typing import Any
 
 import anyio
 import pytest
-import structlog
 import trustme
 import yaml
 
@@ -40,7 +39,7 @@ def stream() -> Iterator[io.StringIO]:
     yield stream
     root.setLevel(level)
     root.handlers[:] = handlers
-    structlog.reset_defaults()
+    logs.unconfigure()
 
 
 class Configured:

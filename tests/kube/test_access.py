@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 
 import pytest
-import structlog
 import yaml
 
 from copycat import logs
@@ -47,7 +46,7 @@ def stream() -> Iterator[io.StringIO]:
     stream = io.StringIO()
     logs.configure("info", "json", stream=stream)
     yield stream
-    structlog.reset_defaults()
+    logs.unconfigure()
 
 
 async def test_nothing_is_missing(api: KubeApi, client: KubeClient, stream: io.StringIO) -> None:
@@ -91,7 +90,7 @@ async def test_people_read_it_as_it_is(api: KubeApi, client: KubeClient) -> None
     try:
         await check_access(client, [PODS])
     finally:
-        structlog.reset_defaults()
+        logs.unconfigure()
     head, *block = stream.getvalue().splitlines()
     assert head.endswith("permissions are missing count=1")
     assert block == [

@@ -11,7 +11,6 @@ from typing import Any
 
 import anyio
 import pytest
-import structlog
 from anyio.lowlevel import checkpoint
 
 from copycat import logs
@@ -30,7 +29,7 @@ def stream() -> Iterator[io.StringIO]:
     stream = io.StringIO()
     logs.configure("info", "json", stream=stream)
     yield stream
-    structlog.reset_defaults()
+    logs.unconfigure()
 
 
 def notice(
