@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from copycat.app.wiring import selection_of
+from copycat.app.wiring import coverage_of, selection_of
 from copycat.config.settings import Settings
 from copycat.kube.access import Permission
 from copycat.kube.kinds import KINDS
@@ -56,15 +56,11 @@ def _nodes(settings: Settings) -> Iterator[Permission]:
 def _pull_secrets(settings: Settings, literal: tuple[str, ...] | None) -> Iterator[Permission]:
     if settings.dry_pull:
         return
-    wanted = settings.pull_secrets
-    if wanted == "auto":
-        namespaces = literal or ()
-    elif wanted == "all":
-        namespaces = literal if literal is not None else ("",)
-    elif isinstance(wanted, str):
-        return
+    coverage = coverage_of(settings)
+    if literal is not None:
+        namespaces = tuple(n for n in literal if coverage.covers(n))
     else:
-        namespaces = tuple(n for n in wanted if literal is None or n in literal)
+        namespaces = ("",) if coverage.everywhere else tuple(sorted(coverage.namespaces))
     for resource in ("secrets", "serviceaccounts"):
         for namespace in namespaces:
             yield Permission(

@@ -69,6 +69,29 @@ def test_needed(
     assert got == expected
 
 
+@pytest.mark.parametrize(
+    ("flags", "namespaces"),
+    [
+        ({}, set()),
+        ({"include_namespaces": "a,b"}, {"a", "b"}),
+        ({"include_namespaces": "a,b", "skip_namespaces": "b"}, {"a"}),
+        ({"include_namespaces": "a,team-*"}, set()),
+        ({"pull_secrets": "all"}, {""}),
+        ({"pull_secrets": "all", "include_namespaces": "a"}, {"a"}),
+        ({"pull_secrets": "b,c"}, {"b", "c"}),
+        ({"pull_secrets": "b,c", "include_namespaces": "a,b"}, {"b"}),
+        ({"pull_secrets": "off", "include_namespaces": "a"}, set()),
+        ({"pull_secrets": "all", "dry_pull": True}, set()),
+    ],
+    ids=str,
+)
+def test_pull_secrets(flags: dict[str, object], namespaces: set[str]) -> None:
+    """`get` on Secrets and ServiceAccounts where the setting has a use for them."""
+    found = {row for row in asked(flags) if row[0] in {"secrets", "serviceaccounts"}}
+    kinds = ("secrets", "serviceaccounts")
+    assert found == {(kind, "get", where, "") for kind in kinds for where in namespaces}
+
+
 async def test_the_work_does_not_wait(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     """What is missing is named at the start while everything else is copied."""
     world.api.forbid("cronjobs", "events")
