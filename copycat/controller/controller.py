@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -244,6 +244,11 @@ class Controller:
         self._reporter.count(request, result, seconds)
         self._reporter.tell(request, result, seconds, record)
         self._schedule(request, record)
+        rivals = self.inventory.rivals(request)
+        if result.tag_written:
+            self._look_again(rivals)
+        elif any(self._wrote_since(rival, self._clock() - seconds) for rival in rivals):
+            self._look_again([request])
         self._observer.finished(request, result)
         entry = self.inventory.entries.get(request)
         # forced while this attempt ran: the pass means the next one
@@ -251,6 +256,21 @@ class Controller:
             self._passes.tried(request, failed=result.state == "failed")
         if entry is None or not entry.users:
             self._sweep_now.set()
+
+    def _look_again(self, rivals: Iterable[MirrorRequest]) -> None:
+        """A tag was written, or nobody of that source wants it any more: it may be no conflict now."""
+        for request in rivals:
+            record = self.ledger.get(request)
+            if record is not None and state_of(record) == "conflict":
+                self.ledger.stale(request)
+                self.queue.add(request, Priority.LIVE)
+
+    def _wrote_since(self, request: MirrorRequest, moment: float) -> bool:
+        """Whether its tag was written after that moment."""
+        record = self.ledger.get(request)
+        if record is None or record.result is None or record.target_checked is None:
+            return False
+        return record.result.tag_written and record.target_checked >= moment
 
     def _schedule(self, request: MirrorRequest, record: Record) -> None:
         look = self._agenda.next_look(request, record)
@@ -322,7 +342,9 @@ class Controller:
             if entry.request in self.queue.processing:
                 continue
             self._passes.tried(entry.request, failed=False)
+            rivals = self.inventory.rivals(entry.request)
             self.inventory.forget(entry.request)
+            self._look_again(rivals)
             self.ledger.forget(entry.request)
             if self._pulls is not None:
                 self._pulls.forget(entry.request)

@@ -61,13 +61,13 @@ def running_digest(reference: Reference, image: ContainerImage) -> RunningDigest
     """What a kubelet's `imageID` says, if it says anything (product: section 4).
 
     `docker-pullable://name@sha256:…` and `name@sha256:…` are certain if the name is the reference's; a bare
-    digest may be a config's, and another name another repository's.
+    digest (`sha256:…`, `docker://sha256:…`) may be a config's, and another name another repository's.
     """
-    digest = Digest.find(image.image_id) if image.image_id else None
+    text = image.image_id.partition("://")[2] or image.image_id
+    digest = Digest.find(text) if text else None
     if digest is None:
         return None
-    name = image.image_id.partition("://")[2] or image.image_id
-    name = name.partition("@")[0] if "@" in name else ""
+    name = text.partition("@")[0] if "@" in text else ""
     try:
         certain = bool(name) and Reference.parse(name).name == reference.name
     except InvalidReference:

@@ -256,12 +256,13 @@ class Inventory:
             platforms=platforms,
             required=required,
             access=Access(namespaces=frozenset(w.namespace for w in self.askers(request))),
-            rivals=self._rivals(request),
+            rivals=tuple(dict.fromkeys(r.source for r in self.rivals(request))),
         )
 
-    def _rivals(self, request: MirrorRequest) -> tuple[Reference, ...]:
+    def rivals(self, request: MirrorRequest) -> tuple[MirrorRequest, ...]:
+        """Requests of other sources that want the same tag in the same repository."""
         claimants = self._claims.get((request.repository, request.source.tag or ""), set())
-        return tuple(sorted({c.source for c in claimants if c.source.name != request.source.name}))
+        return tuple(sorted(c for c in claimants if c.source.name != request.source.name))
 
     def askers(self, request: MirrorRequest) -> Collection[Workload]:
         """On whose behalf it is asked for: who uses it, or if nobody does any more, who did last."""

@@ -318,13 +318,18 @@ class Attempt:
     async def _settle_architecture(self) -> None:
         """`$arch` is part of the name, so the image has to be known before the target can be asked."""
         reference = self.reference.digest or self._tag
+        running = [] if self.reference.digest else self._running_certain(self._tag)
         try:
             found = await self.source.head_manifest(reference)
-            if found is None:
+            if found is None and not running:
                 raise self._gone(str(reference))
-            names = self.known_architectures(found.digest)
+            digest = found.digest if found else running[0]
+            if running and digest not in running:
+                # the tag will stand for what runs
+                digest = running[0]
+            names = self.known_architectures(digest)
             if names is None:
-                document = await self.content.fetch(found.digest)
+                document = await self.content.fetch(digest)
                 names = await self.architectures(self.source, document)
         except RegistryError:
             if not await self._guess_architecture():
