@@ -1,6 +1,12 @@
 """Copy the same images with every tool that is on the PATH, in turn, and print what it took.
 
-    python -m bench.rivals [W1 W3 W4 W5] [--runs 5] [--disk] [--tls] [--registry docker-registry]
+    python -m bench.rivals [W1 W3 W4 W5] [--runs 5] [--disk] [--registry docker-registry]
+
+W1: one image, 8 layers of 128 MiB. W1/2: 16 of them, so that the difference is 1 GiB. W2: 2 GiB, one
+layer of 1.5. W3: 200 small images of 6 layers, 4 of them shared. W3/signatures: the same with
+`signatures: all`, for this program alone. W4: W3 where everything stands already. W5: 20 images on one
+base of 200 MiB. W6: 16 images of 1 GiB. W7: 20 images through lines with 20 ms and 25 MB/s for each
+connection (toxiproxy).
 
 Needs docker-registry (Debian) for source and target; skopeo, crane, regctl, regsync and oras are measured
 where they are installed. Every run gets an empty target, whose storage is in memory unless `--disk` is
@@ -26,6 +32,7 @@ from pathlib import Path
 
 import yaml
 
+from bench.line import Lines
 from copycat.sandbox.images import Image, image, layer
 from tests.integration import images
 from tests.integration.images import push
@@ -68,6 +75,9 @@ class Workload:
 
     names: list[str]
     warm: bool = False
+    slow: bool = False
+    """Through slow lines."""
+    signatures: str = "none"
 
 
 def copycat(job: Job) -> list[str]:
@@ -139,16 +149,28 @@ def fill(source: DockerRegistry, workload: str) -> Workload:
     if workload == "W1/2":
         put(source, "w1/image", image(seed="w1", layers=[128 * MIB] * 16))
         return Workload(["w1/image:1"])
+    if workload == "W2":
+        put(source, "w2/image", image(seed="w2", layers=[1536 * MIB, 256 * MIB, 256 * MIB]))
+        return Workload(["w2/image:1"])
     if workload == "W5":
         shared, own, count = [layer(200 * MIB, seed="base")], [5 * MIB], 20
+    elif workload == "W6":
+        shared, own, count = [], [128 * MIB] * 8, 16
+    elif workload == "W7":
+        shared, own, count = [layer(30 * MIB, seed=n) for n in range(2)], [2 * MIB] * 4, 20
     else:
         shared, own, count = [layer(200 * 1024, seed=n) for n in range(4)], [200 * 1024] * 2, 200
     names = []
     for number in range(count):
-        name = f"{workload.lower()}/image-{number}"
+        name = f"{workload.partition('/')[0].lower()}/image-{number}"
         put(source, name, image(seed=number, layers=[*shared, *own]))
         names.append(f"{name}:1")
-    return Workload(names, warm=workload == "W4")
+    return Workload(
+        names,
+        warm=workload == "W4",
+        slow=workload == "W7",
+        signatures="all" if workload == "W3/signatures" else "none",
+    )
 
 
 def put(source: DockerRegistry, repository: str, made: Image) -> None:
@@ -167,14 +189,14 @@ print(json.dumps([status, time.perf_counter() - start, usage.ru_utime + usage.ru
 """
 
 
-def measure(command: list[str]) -> tuple[float, float, float]:
+def measure(command: list[str], *, signatures: str = "none") -> tuple[float, float, float]:
     """Wall seconds, CPU seconds, peak MiB of the largest process of a command.
 
     Raises:
         SystemExit: the command failed.
     """
     # signatures are not what is compared: no rival looks for them by default
-    environment = {**os.environ, "SIGNATURES": "none"}
+    environment = {**os.environ, "SIGNATURES": signatures}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
         [sys.executable, "-c", _RUNNER, *command], check=True, capture_output=True, env=environment
@@ -201,8 +223,9 @@ def runs(workload: str, options: argparse.Namespace) -> Iterator[tuple[str, Run]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         source = stack.enter_context(DockerRegistry(folder / "source", program=options.registry))
         what = fill(source, workload)
+        lines = stack.enter_context(Lines(latency=20, rate=25_000)) if what.slow else None
         for number in range(options.runs):
-            for name in options.tools:
+            for name in options.tools if what.signatures == "none" else ("copycat",):
                 if name != "copycat" and shutil.which(name) is None:
                     print(f"{name} is not installed", file=sys.stderr)
                     continue
@@ -210,20 +233,31 @@ def runs(workload: str, options: argparse.Namespace) -> Iterator[tuple[str, Run]
                 with DockerRegistry(
                     directory, program=options.registry, memory=not options.disk
                 ) as target:
-                    yield name, one(name, source, target, what, check=number == 0)
+                    yield name, one(name, source, target, what, lines, check=number == 0)
                 shutil.rmtree(directory, ignore_errors=True)
 
 
 def one(
-    name: str, source: DockerRegistry, target: DockerRegistry, what: Workload, *, check: bool
+    name: str,
+    source: DockerRegistry,
+    target: DockerRegistry,
+    what: Workload,
+    lines: Lines | None,
+    *,
+    check: bool,
 ) -> Run:
     """One run of one tool."""
-    job = Job(source.address, target.address, what.names, target.directory)
-    line = TOOLS[name](job)
+    ends = [source.address, target.address]
+    if lines is not None:
+        ends = [lines.to(end) for end in ends]
+    command = TOOLS[name](Job(ends[0], ends[1], what.names, target.directory))
     if what.warm:
-        measure(line)
+        measure(command)
     position, read = source.position(), target.bytes_read()
-    wall, cpu, rss = measure(line)
+    wall, cpu, rss = measure(command, signatures=what.signatures)
+    if lines is not None:
+        for end in ends:
+            lines.end(end)
     asked = source.requests(start=position)
     pushed = (target.bytes_read() - read) / MIB
     if check:
