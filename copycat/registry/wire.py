@@ -33,6 +33,7 @@ from copycat.registry.answers import (
     status_error,
 )
 from copycat.registry.calls import Answer, Call
+from copycat.registry.echoes import without_echo
 from copycat.registry.endpoint import Endpoint
 from copycat.registry.hosts import (
     FilteringResolver,
@@ -255,6 +256,9 @@ class Wire:
             raise network_error(call.place, error, host=netloc(response.url)) from error
         finally:
             response.release()
+        if response.status >= 400 and body:
+            sent = response.request_info.headers.get("Authorization", "")
+            body = without_echo(body, authorization=sent, form=_form(call))
         return Reply(
             status=response.status,
             headers=response.headers,
@@ -275,6 +279,11 @@ class Wire:
             if shut:
                 self._metrics.throttled.labels(endpoint.label).inc(endpoint.limits.gate.shut(shut))
         return status_error(call.place, reply, retry_after=retry_after)
+
+
+def _form(call: Call) -> bytes:
+    is_form = "urlencoded" in call.headers.get("Content-Type", "")
+    return call.body or b"" if is_form else b""
 
 
 def _payload(call: Call) -> bytes | io.BytesIO | AsyncIterable[bytes] | None:
