@@ -34,6 +34,7 @@ def get(
     *,
     method: str = "GET",
     headers: dict[str, str] | None = None,
+    data: bytes | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> tuple[int, bytes]:
     """Status and body, whatever the status.
@@ -41,7 +42,7 @@ def get(
     Raises:
         OSError: nobody answers.
     """
-    request = urllib.request.Request(url, method=method, headers=headers or {})
+    request = urllib.request.Request(url, method=method, headers=headers or {}, data=data)
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls)
     )

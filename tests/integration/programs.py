@@ -106,6 +106,8 @@ class Kubectl:
 class Copycat:
     """`copycat run` as a process: its log, its two HTTP listeners, and signals.
 
+    `config_file` is what a test may change while it runs.
+
     Args:
         directory: where its configuration and its log go; the log of each start is appended.
         config: what config.yaml holds, besides the addresses.
@@ -130,7 +132,7 @@ class Copycat:
         self._log = directory / "copycat.log"
         self._variables = dict(variables or {})
         self._process: subprocess.Popen[bytes] | None = None
-        file = directory / "config.yaml"
+        file = self.config_file = directory / "config.yaml"
         addresses = {"metricsAddr": metrics, "adminAddr": admin, "logFormat": "json"}
         file.write_text(yaml.safe_dump({**config, **addresses}))
         self._command = [
