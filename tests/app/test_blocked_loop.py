@@ -86,9 +86,9 @@ async def test_a_blocked_loop_fails_the_probe(world: World) -> None:
         assert running.returncode is None
         running.send_signal(signal.SIGUSR2)
         assert await probe(addresses["health"]) == 200
-        async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://{addresses['metrics']}/metrics") as answer:
-                text = await answer.text()
+        url = f"http://{addresses['metrics']}/metrics"
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            text = await answer.text()
         # the histogram tells afterwards what the probe told at the time
         at_most_half = _sample(text, 'k8s_copycat_event_loop_lag_seconds_bucket{le="0.5"}')
         assert _sample(text, "k8s_copycat_event_loop_lag_seconds_count") > at_most_half

@@ -137,12 +137,12 @@ def refusal(host: str) -> bytes:
 
 
 @pytest.fixture
-def log() -> Iterator[io.StringIO]:
-    """Everything that is logged, at the level that says most."""
+def log(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
+    """Everything that is logged, at the level that says most, as JSON or (by a test's parameter) as text."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     stream = io.StringIO()
-    logs.configure("debug", "json", stream=stream)
+    logs.configure("debug", getattr(request, "param", "json"), stream=stream)
     yield stream
     root.setLevel(level)
     root.handlers[:] = handlers
@@ -248,6 +248,7 @@ async def test_a_program_that_works(stage: Stage, capsys: pytest.CaptureFixture[
     assert len(stage.secrets()) > 2 * len(SOURCES)
 
 
+@pytest.mark.parametrize("log", ["json", "text"], indirect=True)
 @pytest.mark.parametrize("hosts", [SOURCES, (TARGET,)], ids=["sources", "target"])
 async def test_a_program_that_is_refused(
     stage: Stage, capsys: pytest.CaptureFixture[str], hosts: tuple[str, ...]
@@ -259,6 +260,7 @@ async def test_a_program_that_is_refused(
         await until(lambda: tried(program))
         rows = program.facade.images()
         assert {row.state for row in rows} == {"failed"}
+        await until(lambda: bool(stage.api.objects("events")))
         text = await check(stage, program, settings, capsys)
 
     # the errors are there, and so is what they may say

@@ -184,6 +184,26 @@ async def test_a_bad_file_changes_nothing(world: World, stream: io.StringIO) -> 
 _REFUSED = "changed configuration refused; the one before stays in use"
 
 
+async def test_a_refusal_tells_no_secrets(world: World, stream: io.StringIO) -> None:
+    """What is wrong with a configuration is told by its keys: secrets that stand in the wrong place, too."""
+    canary = "canary-Zq81-in-the-file"
+    configured = Configured(world)
+    async with configured.running():
+        configured.keys["docker"] |= {"password": canary, "passwordFile": [canary]}
+        configured.write(
+            registryCredentials=[
+                {"registry": "a.example", "passwrd": canary},
+                {"registry": "b.example", "username": "u", "password": canary, "token": canary},
+                {"registry": "c.example", "passwordEnv": f"{canary}!"},
+            ],
+            adminTokens=canary,
+        )
+        configured.look()
+        await until(lambda: bool(lines(stream, _REFUSED)))
+    assert len(lines(stream, _REFUSED)[0]["problems"]) >= 4
+    assert canary not in stream.getvalue()
+
+
 async def test_a_file_that_cannot_be_read(world: World, stream: io.StringIO) -> None:
     """A file that is gone, so that what is required is not there any more, is refused as well."""
     configured = Configured(world)
