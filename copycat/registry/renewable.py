@@ -113,6 +113,9 @@ class Renewable:
         try:
             login = await self._fetch()
         except RegistryError as error:
+            if error.temporary and error.retry_after is None:
+                # until then the answer is the same: whoever waits for it may do something else
+                error.retry_after = self._patience
             self._failure = error
             self._retry = self._clock() + self._patience
             return

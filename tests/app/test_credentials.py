@@ -9,16 +9,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from copycat.app.oneshot import mirror
 from copycat.app.wiring import Engine
+from copycat.config.settings import Settings
+from copycat.config.sources import load
 from copycat.errors import Unauthorized
 from copycat.progress import Lines
 from copycat.registry.keychain import Access
 from copycat.registry.repository import Repository
 from copycat.sandbox.registry import Registry
 from tests.app.clouds import Clouds, open_clouds, pull
+from tests.app.support import World, in_state, program_of
 from tests.registry.helpers import calls, install, keeps
 
 HUB = "registry-1.docker.io"
@@ -148,6 +152,39 @@ async def pull_as(engine: Engine, *namespaces: str) -> str:
     repository = Repository(engine.transport, "a.example", "team/app", access=access)
     document = await repository.get_manifest("1")
     return str(document.digest)
+
+
+@pytest.mark.parametrize(("namespace", "state"), [("demo", "protected"), ("other", "failed")])
+async def test_namespaces_of_workloads(world: World, namespace: str, state: str) -> None:
+    """In a cluster the namespaces are those of the workloads that use the image."""
+    async with Registry(username="me", password="secret") as source:
+        source.add_image("a", "1")
+        row = f"{{registry: '{source.address}', username: me, password: secret, namespaces: [{namespace}]}}"
+        settings = await clouds_settings(
+            world,
+            f"""\
+targetKind: docker
+docker: {{registry: '{world.target.address}', insecure: true}}
+insecureRegistries: ['{source.address}']
+registryCredentials: [{row}]
+leaderElect: false
+metricsAddr: 127.0.0.1:0
+adminAddr: 0
+healthAddr: 127.0.0.1:0
+""",
+        )
+        world.deployment("a", f"{source.address}/a:1")
+        async with program_of(settings, world.kubeconfig) as program:
+            await in_state(program, f"{source.address}/a:1", state)
+
+        assert any(r.authorized for r in source.requests) is (state == "protected")
+
+
+async def clouds_settings(world: World, text: str) -> Settings:
+    """Of a file."""
+    file = anyio.Path(world.folder / "config.yaml")
+    await file.write_text(text)
+    return await anyio.to_thread.run_sync(lambda: load(path=str(file), environ={}))
 
 
 async def test_token_as_bearer(clouds: Clouds) -> None:

@@ -243,6 +243,19 @@ async def test_google_refuses(
         assert not [request for request in registry.requests if request.repository]
 
 
+async def test_trouble_frees_the_worker(clouds: Clouds) -> None:
+    """A metadata server in trouble is not asked again and again while a worker waits: the error says when to come back."""
+    clouds.status = 503
+    text = registries(f"{{host: {GAR}, auth: gcp}}")
+    settings = await clouds.settings(f"{text}\nregistryRetryAttempts: 5\nregistryRetryBackoff: 5")
+    async with clouds.google(GAR), clouds.engine("", settings=settings) as engine:
+        with anyio.fail_after(3), pytest.raises(Unavailable) as caught:
+            await pull(engine, GAR)
+
+        assert caught.value.retry_after == 30
+        assert len(clouds.asked) == 1
+
+
 async def test_no_metadata_server(clouds: Clouds, free_tcp_port: int) -> None:
     """Outside of the cloud nobody answers: the error says which key asked, as the target's error."""
     environ = {"GCE_METADATA_HOST": f"127.0.0.1:{free_tcp_port}"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,3 +155,24 @@ async def test_bandwidth_of_the_file_reaches_the_copies(world: World) -> None:
     reference = world.image("team/app:1")
     assert await mirror(settings, references=[reference], manifests=[], reporter=Lines(out))
     assert 0.25 < time.monotonic() - begun < 5
+
+
+async def test_what_is_not_needed_is_not_imported() -> None:
+    """A target that is no cloud's costs no cloud's modules: they take half a second of the start."""
+    code = """
+import sys, anyio
+from copycat.app.wiring import open_engine
+from copycat.config.sources import load
+from copycat.metrics import Metrics
+
+async def main():
+    environ = {"TARGET_KIND": "docker", "TARGET_REGISTRY": "registry.example"}
+    settings = load(path="/nonexistent/copycat.yaml", environ=environ)
+    async with open_engine(settings, metrics=Metrics(version="test")):
+        heavy = ("aiobotocore", "botocore", "copycat.registry.cloud")
+        print([name for name in heavy if name in sys.modules])
+
+anyio.run(main)
+"""
+    done = await anyio.run_process([sys.executable, "-c", code])
+    assert done.stdout.decode().strip() == "[]"

@@ -31,6 +31,8 @@ MARGIN = 60.0
 
 #: How long a source without a login is tried anonymously before AWS is asked again, in seconds.
 PATIENCE = 300.0
+#: The same for a login that one cannot do without.
+NEEDED_PATIENCE = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ class EcrKeychain:
         self._once = Once("ecr")
         self._regions: dict[tuple[Side, str, bool], _RegionLogin] = {}
         self._public = (
-            Renewable(_PublicLogin(sources).fetch, patience=PATIENCE, clock=clock)
+            Renewable(_PublicLogin(sources).fetch, patience=self._patience("source"), clock=clock)
             if sources is not None
             else None
         )
@@ -136,10 +138,16 @@ class EcrKeychain:
 
         return None
 
+    def _patience(self, side: Side) -> float:
+        """How long a failure is remembered: long where one can do without a login."""
+        return PATIENCE if side == "source" and not self._named_only else NEEDED_PATIENCE
+
     def _region(self, side: Side, aws: Aws, region: str, *, fips: bool) -> _RegionLogin:
         key = (side, region, fips)
         if key not in self._regions:
-            self._regions[key] = _RegionLogin(aws, side, region, fips=fips, clock=self._clock)
+            self._regions[key] = _RegionLogin(
+                aws, side, region, fips=fips, patience=self._patience(side), clock=self._clock
+            )
 
         return self._regions[key]
 
@@ -159,7 +167,14 @@ class _RegionLogin:
     """The token of one region, and the registry that AWS named with it."""
 
     def __init__(
-        self, aws: Aws, side: Side, region: str, *, fips: bool, clock: Callable[[], float]
+        self,
+        aws: Aws,
+        side: Side,
+        region: str,
+        *,
+        fips: bool,
+        patience: float,
+        clock: Callable[[], float],
     ) -> None:
         self._aws = aws
         self._side = side
@@ -167,7 +182,6 @@ class _RegionLogin:
         self._fips = fips
         self._clock = clock
         self.endpoint = ""
-        patience = PATIENCE if side == "source" else 30.0
         self.login = Renewable(self._fetch, patience=patience, clock=clock)
 
     async def _fetch(self) -> Issued:

@@ -175,6 +175,18 @@ async def test_named_only(aws: Aws, clock: Clock) -> None:
     assert await keychain.resolve(HOST, "a", ANONYMOUS) == ()
 
 
+async def test_needed_logins_are_tried_soon(aws: Aws, fake: FakeAws, clock: Clock) -> None:
+    """A login that one cannot do without is asked for again after half a minute, not after five."""
+    keychain = EcrKeychain(sources=aws, hosts={OTHER: named()}, named_only=True, clock=clock)
+    fake.refuse("GetAuthorizationToken", "ThrottlingException")
+    with pytest.raises(Throttled) as caught:
+        await login(keychain, OTHER)
+    clock.now += 31
+
+    assert caught.value.retry_after == 30
+    assert (await login(keychain, OTHER)).username == "AWS"
+
+
 async def test_refusals_are_told_once(
     aws: Aws, fake: FakeAws, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
