@@ -28,6 +28,7 @@ from copycat.mirror.copy import Copier
 from copycat.mirror.mirror import Mirror
 from copycat.mirror.naming import Naming, PathRule
 from copycat.mirror.policy import Policy
+from copycat.mirror.signatures import Signatures
 from copycat.oci.platform import Platform
 from copycat.oci.reference import normalise_registry
 from copycat.registry.bandwidth import Bandwidth
@@ -135,20 +136,26 @@ def _assemble(
         ],
         max_length=target.max_repository,
     )
+    copier = Copier(
+        Blobs(
+            transport=transport,
+            target=target,
+            metrics=metrics,
+            max_transfers=settings.max_transfers,
+            bandwidth=Bandwidth(settings.max_bandwidth) if settings.max_bandwidth else None,
+        )
+    )
+    policy = _policy(settings)
+    signatures = None
+    if settings.signatures != "none":
+        signatures = Signatures(copier=copier, kind=settings.signatures, policy=policy)
     mirror = Mirror(
         transport=transport,
         target=target,
         naming=naming,
-        copier=Copier(
-            Blobs(
-                transport=transport,
-                target=target,
-                metrics=metrics,
-                max_transfers=settings.max_transfers,
-                bandwidth=Bandwidth(settings.max_bandwidth) if settings.max_bandwidth else None,
-            )
-        ),
-        policy=_policy(settings),
+        copier=copier,
+        policy=policy,
+        signatures=signatures,
         sleep=sleep,
     )
     return Engine(transport=transport, target=target, naming=naming, mirror=mirror, metrics=metrics)

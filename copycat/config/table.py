@@ -174,11 +174,11 @@ class Table(Part):
         Literal["none", "tags", "referrers", "all"],
         choice("none", "tags", "referrers", "all", also={False: "none", "off": "none"}),
         Key(
-            "Which signatures and attestations are copied with an image: `none`, `tags`, `referrers` or `all`.",
+            "Which signatures, attestations and SBOMs follow an image: `none`, `tags` (cosign's), `referrers` (OCI) or "
+            "`all`. What they cost in requests: docs/signatures.md.",
             env=("SIGNATURES",),
-            available=False,
         ),
-    ] = "none"
+    ] = "all"
 
     dry_run: Annotated[
         Boolean,

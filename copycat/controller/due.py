@@ -51,7 +51,7 @@ class Agenda:
         record = self._ledger.get(request)
         need = self._inventory.need(request, absent=record.absent if record else ())
         if record is None or record.result is None or entry.forced:
-            return replace(need, check_anchors=entry.forced, known=record is not None and record.protected,
+            return replace(need, check_anchors=entry.forced, check_signatures=entry.forced, known=record is not None and record.protected,
                            owned=record.owned if record else None)  # fmt: skip
         now = self._clock()
         if record.next_try > now:
@@ -78,7 +78,10 @@ class Agenda:
             need,
             check_source=source_due or reshaped or failed,
             check_anchors=target_due or not record.protected,
-            anchored=frozenset() if target_due or failed else record.anchored,
+            check_signatures=record.signatures_due,
+            anchored=frozenset()
+            if target_due or failed or record.signatures_due
+            else record.anchored,
             known=record.protected,
             owned=record.owned,
         )

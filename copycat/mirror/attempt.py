@@ -19,6 +19,7 @@ from copycat.mirror.naming import ARCH, Naming, subset_tag
 from copycat.mirror.narrow import Narrowing
 from copycat.mirror.policy import Policy, Verdict
 from copycat.mirror.request import MirrorRequest, MirrorResult, Need
+from copycat.mirror.signatures import Signatures
 from copycat.mirror.tags import Tags
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import Document
@@ -57,6 +58,7 @@ class Attempt:
     known_architectures: Callable[[Digest], Collection[str] | None]
     sleep: Callable[[float], Awaitable[None]]
     progress: Progress
+    signatures: Signatures | None = None
     content: Content = field(init=False)
     tags: Tags = field(init=False)
     narrowing: Narrowing = field(init=False)
@@ -77,6 +79,7 @@ class Attempt:
             target_registry=self.target_registry,
             copier=self.copier,
             progress=self.progress,
+            signatures=self.signatures,
             sleep=self.sleep,
         )
         self.tags = Tags(
@@ -134,6 +137,8 @@ class Attempt:
             await self.content.keep_running()
         except CopycatError as error:
             raise failure or error from error
+        if self.soft is None:
+            await self.content.follow_signatures()
         if failure is not None:
             raise failure
         return verdict
@@ -162,12 +167,14 @@ class Attempt:
             pulled=content.pulled,
             pushed=content.pushed,
             tag_written=self.tags.written,
+            signatures_due=content.signatures_due,
             dry=self.policy.dry_run or self.policy.dry_pull,
             moved=content.moved,
         )
 
     def _finished(self, verdict: Verdict) -> MirrorResult:
-        notes = "; ".join([verdict.message, *self.narrowing.notes]).strip("; ")
+        signed = self.content.look.notes if self.content.look else []
+        notes = "; ".join(filter(None, [verdict.message, *self.narrowing.notes, *signed]))
         missing = self.content.missing
         if missing and verdict.state in {"protected", "tag_only"}:
             return self._result(
@@ -224,7 +231,7 @@ class Attempt:
             self.standing = None
             await self.content.ensure(wanted)
             return await self.tags.move(tag, present, wanted)
-        if self.need.check_anchors:
+        if self.need.check_anchors or self.need.check_signatures:
             await self.content.ensure(wanted)
         return Verdict("protected")
 
@@ -293,10 +300,13 @@ class Attempt:
         marker = subset_tag(whole.hex, platforms)
         if present is not None and await self.content.head(marker) == present:
             self.digest = present
+            if self.need.check_signatures:
+                self.content.roots[present] = whole
             return Verdict("tag_only")
         root = await self.narrowing.select(await self.content.fetch(whole), platforms)
         if root.digest == whole:
             return await self._whole(tag, present, whole)
+        self.content.part_of[root.digest] = whole
         return await self._subset(tag, present, root, marker)
 
     async def _subset(

@@ -18,6 +18,7 @@ from copycat.mirror.copy import Copier
 from copycat.mirror.job import Copy, Progress
 from copycat.mirror.naming import incomplete_tag
 from copycat.mirror.request import Need, Transferred
+from copycat.mirror.signatures import Look, Signatures
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import Descriptor, Document, Manifest
 from copycat.oci.reference import Reference
@@ -43,6 +44,8 @@ class Content:
     target_registry: Target
     copier: Copier
     progress: Progress
+    signatures: Signatures | None
+    """None: they are left alone."""
     sleep: Callable[[float], Awaitable[None]]
     anchored: set[Digest] = field(init=False)
     """Roots whose anchor is known to stand."""
@@ -51,6 +54,12 @@ class Content:
     missing: list[Descriptor] = field(default_factory=list)
     """Foreign layers that the source does not serve."""
     moved: Transferred = field(default_factory=Transferred)
+    roots: dict[Digest, Digest] = field(default_factory=dict)
+    """What stands and is to be looked at for signatures → the source's root that it is, or is a part of."""
+    part_of: dict[Digest, Digest] = field(default_factory=dict)
+    """Narrowed roots → the source's."""
+    look: Look | None = None
+    """For signatures, once there was one."""
     pulled: bool = False
     pushed: bool = False
     documents: dict[Digest, Document] = field(default_factory=dict)
@@ -80,6 +89,8 @@ class Content:
         asks = not isinstance(document, Manifest)
         if asks and await self.head(digest.anchor) == digest:
             self.anchored.add(digest)
+            if self.need.check_signatures:
+                self.look_at(digest)
             return
         stands = document is None and await self.target.head_manifest(digest) is not None
         if document is None:
@@ -92,6 +103,32 @@ class Content:
         self.pulled = True
         await self.put(document, digest.anchor)
         self.anchored.add(digest)
+        self.look_at(digest)
+
+    def look_at(self, digest: Digest) -> None:
+        """This root is safe: now for what was signed."""
+        self.roots[digest] = self.part_of.get(digest, digest)
+
+    async def follow_signatures(self) -> None:
+        """What belongs to the roots that are safe now; never a reason for the image to fail."""
+        if self.signatures is None or not self.roots:
+            return
+        self.look = Look(
+            source=self.source,
+            target=self.target,
+            image=str(self.reference),
+            progress=self.progress,
+            moved=self.moved,
+            anew=self.need.check_signatures,
+        )
+        await self.signatures.follow(self.look, self.roots, self.documents)
+
+    @property
+    def signatures_due(self) -> bool | None:
+        """Whether another look is needed; None if there was no reason for one."""
+        if self.signatures is None or not self.roots:
+            return None
+        return self.look is None or self.look.failed
 
     async def _copy(self, document: Document, *, inspect: bool) -> None:
         # what an earlier root of this attempt lacks stays on the list; what a try found out about this one does not

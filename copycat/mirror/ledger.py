@@ -52,6 +52,8 @@ class Record:
     """What ran at the last attempt, newest first."""
     platforms: frozenset[Platform] | None = None
     """What was wanted at the last attempt."""
+    signatures_due: bool = False
+    """The last look for signatures failed."""
     cooling_until: float = 0.0
     next_try: float = 0.0
 
@@ -110,6 +112,8 @@ class Ledger:
         self._protection(record, result, now)
         if result.source_checked:
             record.source_checked = now
+        if result.signatures_due is not None:
+            record.signatures_due = result.signatures_due
         if result.tag_written or (result.state == "protected" and result.source_checked):
             record.owned = result.digest
         record.error = result.error

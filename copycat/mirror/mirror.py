@@ -17,6 +17,7 @@ from copycat.mirror.copy import Copier, Direction, Progress, Transfer
 from copycat.mirror.naming import Naming
 from copycat.mirror.policy import Policy
 from copycat.mirror.request import MirrorRequest, MirrorResult, Need
+from copycat.mirror.signatures import Signatures
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import Document, Index
 from copycat.registry.repository import Repository
@@ -47,14 +48,16 @@ class Mirror:
         naming: Naming,
         copier: Copier,
         policy: Policy,
+        signatures: Signatures | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
-        """Args: `policy` is the owner's will; everything else is shared by all attempts."""
+        """Args: `policy` is the owner's will; `signatures` None: they are left alone; everything else is shared by all attempts."""
         self._transport = transport
         self._target = target
         self._naming = naming
         self._copier = copier
         self.policy = policy
+        self._signatures = signatures
         self._sleep = sleep
         self._known: OrderedDict[Digest, tuple[str, ...]] = OrderedDict()
 
@@ -110,6 +113,8 @@ class Mirror:
             known_architectures=self._known.get,
             sleep=self._sleep,
             progress=progress,
+            # what is rehearsed says nothing of them: whether there are any costs requests at every source
+            signatures=self._signatures if target is self._target else None,
         )
 
     async def _architectures(self, source: Repository, document: Document) -> Collection[str]:

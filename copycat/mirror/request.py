@@ -61,6 +61,8 @@ class Need:
     """Whether the source may be asked what its tag means now."""
     check_anchors: bool = False
     """Whether to look for the anchors too where a tag alone would prove the copy (forced passes, checks)."""
+    check_signatures: bool = False
+    """Whether to look for signatures of what stands already (forced passes, and after a look that failed)."""
     anchored: frozenset[Digest] = frozenset()
     """Digests whose anchors were seen and need not be looked for again in this attempt."""
     known: bool = False
@@ -104,6 +106,8 @@ class MirrorResult:
     pushed: bool = False
     """A tag or an anchor was written."""
     tag_written: bool = False
+    signatures_due: bool | None = None
+    """Whether another look for signatures is needed; None if there was no reason for one."""
     dry: bool = False
     """Nothing was to be copied, in one of the dry modes."""
     moved: Transferred = field(default_factory=Transferred)

@@ -76,7 +76,7 @@ class PullQuotas:
     ) -> None:
         """Args: `reserve` is the share that is left to the nodes; None: half, a fifth with credentials."""
         self._metrics, self._reserve, self._clock = metrics, reserve, clock
-        self._known: OrderedDict[_Account, Quota] = OrderedDict()
+        self._known: OrderedDict[_Account, Quota | None] = OrderedDict()
         self._under_way: dict[_Account, int] = {}
         self._newest: dict[str, Quota] = {}
 
@@ -97,14 +97,12 @@ class PullQuotas:
         sent: float,
     ) -> None:
         """Read the head of an answer: `ratelimit-remaining: 76;w=21600`. Args: when its request was `sent`."""
-        told = headers.get("ratelimit-remaining")
-        if told is None:
-            return
-        count, _, window = told.partition(";w=")
+        account = _account(endpoint, credentials)
+        count, _, window = headers.get("ratelimit-remaining", "").partition(";w=")
         if not _is_number(count):
+            self._keep(account, self._known.get(account))
             return
-        account, left = _account(endpoint, credentials), int(count)
-        known = self._known.get(account)
+        left, known = int(count), self._known.get(account)
         if known is not None and known.at >= sent:
             # answers overtake each other: what came in since is no older than this one
             left = min(left, known.remaining)
@@ -116,11 +114,19 @@ class PullQuotas:
             at=self._clock(),
             share=self._share(credentials),
         )
-        self._known[account] = self._newest[endpoint.registry] = quota
+        self._newest[endpoint.registry] = quota
+        self._keep(account, quota)
+        self._metrics.quota.labels(endpoint.label).set(quota.remaining)
+
+    def _keep(self, account: _Account, quota: Quota | None) -> None:
+        self._known[account] = quota
         self._known.move_to_end(account)
         if len(self._known) > _ACCOUNTS:
             self._known.popitem(last=False)
-        self._metrics.quota.labels(endpoint.label).set(quota.remaining)
+
+    def heard(self, endpoint: Endpoint, credentials: Credentials | None) -> bool:
+        """Whether a registry has answered this account before: that it has a quota, or none."""
+        return _account(endpoint, credentials) in self._known
 
     def outdated(self, endpoint: Endpoint, credentials: Credentials | None) -> bool:
         """Whether a pull is held by news so old that it is worth asking again."""
@@ -132,7 +138,7 @@ class PullQuotas:
 
     def forget(self, endpoint: Endpoint, credentials: Credentials | None) -> None:
         """It says nothing about a quota any more."""
-        self._known.pop(_account(endpoint, credentials), None)
+        self._known[_account(endpoint, credentials)] = None
 
     @contextmanager
     def pull(

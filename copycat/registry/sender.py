@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import anyio
+
 from copycat.metrics import Metrics
 from copycat.registry.answers import Reply
 from copycat.registry.auth import Authenticator, Exchange
@@ -16,6 +18,8 @@ from copycat.registry.wire import Wire
 
 __all__ = ["Sender"]
 
+#: A host that is slow to answer its first pull does not hold the others for longer (seconds).
+PATIENCE = 10.0
 _HINTS = frozenset({400, 401, 403})
 
 
@@ -23,10 +27,18 @@ class Sender:
     """Between the transport, which decides when and how often, and the wire."""
 
     def __init__(
-        self, *, wire: Wire, auth: Authenticator, quotas: PullQuotas, metrics: Metrics
+        self,
+        *,
+        wire: Wire,
+        auth: Authenticator,
+        quotas: PullQuotas,
+        metrics: Metrics,
+        request_timeout: float,
     ) -> None:
-        """The four that a request needs."""
+        """The four that a request needs. Args: `request_timeout` in seconds, 0 for none."""
         self._wire, self._auth, self._quotas, self._metrics = wire, auth, quotas, metrics
+        self._patience = min(PATIENCE, request_timeout / 4 or PATIENCE)
+        self._firsts: dict[tuple[str, str], anyio.Lock] = {}
         self._heads: SingleFlight[tuple[str, str], None] = SingleFlight()
 
     async def send(self, endpoint: Endpoint, call: Call) -> Answer:
@@ -36,11 +48,37 @@ class Sender:
         exchange = await self._auth.exchange(endpoint, call.login, margin=call.margin)
         if not call.counted:
             return await self._exchanged(endpoint, call, exchange)
+        key = (endpoint.host, exchange.credentials.key if exchange.credentials else "")
+        if not self._quotas.heard(endpoint, exchange.credentials):
+            answer = await self._first(key, endpoint, call, exchange)
+            if answer is not None:
+                return answer
         if self._quotas.outdated(endpoint, exchange.credentials):
-            key = exchange.credentials.key if exchange.credentials else ""
-            await self._heads.do((endpoint.host, key), lambda: self._ask(endpoint, call, exchange))
+            await self._heads.do(key, lambda: self._ask(endpoint, call, exchange))
+        return await self._counted(endpoint, call, exchange)
+
+    async def _counted(self, endpoint: Endpoint, call: Call, exchange: Exchange) -> Answer:
         with self._quotas.pull(endpoint, exchange.credentials, call.place):
             return await self._exchanged(endpoint, call, exchange)
+
+    async def _first(
+        self, key: tuple[str, str], endpoint: Endpoint, call: Call, exchange: Exchange
+    ) -> Answer | None:
+        """One pull finds out whether there is a quota while the others wait (None), though not for long."""
+        lock = self._firsts.setdefault(key, anyio.Lock())
+        mine = False
+        with anyio.move_on_after(self._patience):
+            await lock.acquire()
+            mine = True
+        try:
+            if self._quotas.heard(endpoint, exchange.credentials):
+                return None
+            return await self._counted(endpoint, call, exchange)
+        finally:
+            if mine:
+                lock.release()
+            if not lock.locked():
+                self._firsts.pop(key, None)
 
     async def _ask(self, endpoint: Endpoint, call: Call, exchange: Exchange) -> None:
         """What is left of the quota now: HEAD of the same thing, which is free."""

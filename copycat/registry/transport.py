@@ -106,6 +106,7 @@ class Transport:
             ),
             quotas=self._quotas,
             metrics=metrics,
+            request_timeout=request_timeout,
         )
         self._hosts: dict[str, _Host] = {}
         self._limits: dict[str, HostLimits] = {}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import pytest
+from pydantic import ValidationError
 
 from copycat.config import Settings, load
-from copycat.config.keys import Row, rows
+from copycat.config.keys import Key, Part
+from copycat.config.values import Text
 from copycat.errors import ConfigError, Problem
 
 ORIGINAL = Path(__file__).parent / "original.yaml"
@@ -383,34 +385,54 @@ def test_secrets_are_never_echoed(write: Write) -> None:
     assert "hunter2" not in str(broken.value)
 
 
-NOT_BUILT = [row for row in rows(Settings) if not row.key.available]
+class _Later(Part):
+    """A part with a feature that is not built."""
+
+    thing: Annotated[Text, Key("A thing.", available=False)] = "none"
 
 
-@pytest.mark.parametrize("row", NOT_BUILT, ids=lambda row: row.path)
-def test_features_that_are_not_built_are_off(row: Row) -> None:
-    """Their keys accept their own default and refuse everything else, by name."""
-    off: Any = row.default
-    other = {"maxBandwidth": "50Mi", "pullQuotaReserve": "50%"}
-    value = other.get(row.path, "all")
-    variable = row.key.env[0]
-    load(environ=TARGET | {variable: str(off)})
-    found = problems(environ=TARGET | {variable: value})
-    assert "not available in this version" in found[row.path].message
-    assert found[row.path].origin == f"environment {variable}"
+def test_features_that_are_not_built_are_off() -> None:
+    """Their keys accept their own default and refuse everything else."""
+    assert _Later.model_validate({"thing": "none"}).thing == "none"
+    with pytest.raises(
+        ValidationError, match=r"not available in this version; leave it out \(or at none\)"
+    ):
+        _Later.model_validate({"thing": "all"})
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "attribute", "value"),
     [
-        "signatures: none",
-        "signatures: off",
-        "maxBandwidth: '0'",
+        ("signatures: none", "signatures", "none"),
+        ("signatures: off", "signatures", "none"),
+        ("signatures: false", "signatures", "none"),
+        ("maxBandwidth: '0'", "max_bandwidth", 0),
+        ("pullQuotaReserve: 0", "pull_quota_reserve", 0.0),
+        ("pullQuotaReserve: 0%", "pull_quota_reserve", 0.0),
     ],
 )
-def test_off_is_accepted_in_its_spellings(write: Write, text: str) -> None:
+def test_off_is_accepted_in_its_spellings(
+    write: Write, text: str, attribute: str, value: object
+) -> None:
     """YAML reads `off` as false, which still means off."""
-    settings = load(path=write(text), environ=TARGET)
-    assert (settings.signatures, settings.max_bandwidth) == ("none", 0)
+    assert getattr(load(path=write(text), environ=TARGET), attribute) == value
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "attribute", "found"),
+    [
+        ("SIGNATURES", "Referrers", "signatures", "referrers"),
+        ("MAX_BANDWIDTH", "50Mi", "max_bandwidth", 50 * 1024 * 1024),
+        ("PULL_QUOTA_RESERVE", "35%", "pull_quota_reserve", 0.35),
+    ],
+)
+def test_signatures_bandwidth_and_quota(
+    variable: str, value: str, attribute: str, found: object
+) -> None:
+    """What variables say; without them everything that is signed is copied, at full speed, and the quota has its own default."""
+    assert getattr(load(environ=TARGET | {variable: value}), attribute) == found
+    plain = load(environ=TARGET)
+    assert (plain.signatures, plain.max_bandwidth, plain.pull_quota_reserve) == ("all", 0, None)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Unpack
@@ -16,6 +17,7 @@ from copycat.mirror.mirror import Mirror
 from copycat.mirror.naming import Naming
 from copycat.mirror.policy import Policy
 from copycat.mirror.request import MirrorRequest, MirrorResult, Need
+from copycat.mirror.signatures import Kind, Signatures
 from copycat.oci.digest import Digest
 from copycat.oci.reference import Reference
 from copycat.registry.target import Target
@@ -35,6 +37,12 @@ class PolicyOptions(TypedDict, total=False):
     overwrite_foreign_tags: bool
     dry_run: bool
     dry_pull: bool
+
+
+class MirrorOptions(PolicyOptions, total=False):
+    """What makes a mirror."""
+
+    signatures: Kind
 
 
 @dataclass(slots=True)
@@ -68,16 +76,23 @@ class Bench:
         policy: Policy | None = None,
         *,
         prefix: str = "",
+        signatures: Kind = "none",
         sleep: Callable[[float], Awaitable[None]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
         **options: Unpack[PolicyOptions],
     ) -> Mirror:
-        """A mirror with this policy."""
+        """A mirror with this policy. Args: `clock` of the signatures."""
+        policy = policy or Policy(**options)
+        follow = None
+        if signatures != "none":
+            follow = Signatures(copier=self.copier, kind=signatures, policy=policy, clock=clock)
         return Mirror(
             transport=self.world.transport,
             target=self.plain,
             naming=Naming(prefix=prefix),
             copier=self.copier,
-            policy=policy or Policy(**options),
+            policy=policy,
+            signatures=follow,
             sleep=sleep or self.nap,
         )
 
@@ -93,7 +108,7 @@ class Bench:
         need: Need | None = None,
         *,
         repository: str = "copy/app",
-        **options: Unpack[PolicyOptions],
+        **options: Unpack[MirrorOptions],
     ) -> MirrorResult:
         """One attempt."""
         request = self.ask(reference, repository=repository)

@@ -127,6 +127,56 @@ async def test_together() -> None:
         assert len(held) == 30 - (LIMIT // 2 - 1)
 
 
+async def test_from_the_first_request_on() -> None:
+    """Whoever begins with many at once first asks with one: at a registry that has no quota, too."""
+    async with hub(reserve=0.9) as here:
+        held = []
+
+        async def one() -> None:
+            try:
+                await here.pull()
+            except Throttled as error:
+                held.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(30):
+                tasks.start_soon(one)
+        assert (here.registry.core.pulls, len(held)) == (2, 28)
+    async with Registry() as free, world(free.address) as there:
+        image = free.add_image("team/app", "1")
+        source, hold = there.source(free.address), anyio.Event()
+        free.fail(Phase.GET_MANIFEST, hold=hold, nth=2, times=None)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(30):
+                tasks.start_soon(source.get_manifest, Digest.parse(image.digest))
+            await free.wait_for(lambda r: r.phase is Phase.GET_MANIFEST, count=8)
+            hold.set()
+        assert free.ledger.count(Phase.GET_MANIFEST) == 30
+
+
+async def test_the_first_one_hangs() -> None:
+    """A host that does not answer the first pull does not hold the others for long; one that fails does not at all."""
+    async with Registry() as free, world(free.address, request_timeout=2.0) as there:
+        image = free.add_image("team/app", "1")
+        source = there.source(free.address)
+        hold = anyio.Event()
+        free.fail(Phase.GET_MANIFEST, hold=hold, nth=1)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(source.get_manifest, Digest.parse(image.digest))
+            await free.wait_for(lambda r: r.phase is Phase.GET_MANIFEST)
+            with anyio.fail_after(5):
+                await source.get_manifest(Digest.parse(image.digest))
+            hold.set()
+    async with Registry() as free, world(free.address) as there:
+        image = free.add_image("team/app", "1")
+        free.fail(Phase.GET_MANIFEST, reset=True)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(
+                    there.source(free.address).get_manifest, Digest.parse(image.digest)
+                )
+
+
 async def test_heads_are_free() -> None:
     """What does not count goes on: tags are still compared."""
     async with hub(reserve=1.0) as here:

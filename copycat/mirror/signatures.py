@@ -1,0 +1,316 @@
+"""What is signed stays signed: referrers and cosign's tags follow an image, after the image itself is safe.
+
+An image's root is looked at, and the manifests below it only if the root has anything: an image that nobody
+signed costs one question about referrers and three about tags. Whatever goes wrong here is a note and another
+look later; the image is protected all the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import anyio
+import structlog
+
+from copycat.errors import CopycatError, one_error
+from copycat.mirror.copy import Copier
+from copycat.mirror.job import Copy, Progress
+from copycat.mirror.policy import Policy
+from copycat.mirror.request import Transferred
+from copycat.oci.digest import Digest
+from copycat.oci.manifest import INDEX_TYPES, Descriptor, Document, Index
+from copycat.registry.repository import Repository
+
+__all__ = ["Kind", "Look", "Signatures"]
+
+_log = structlog.get_logger(__name__)
+
+Kind = Literal["none", "tags", "referrers", "all"]
+
+#: Something to do; whether it found anything.
+_Work = Callable[[], Awaitable[bool]]
+
+#: Signatures, attestations, SBOMs of cosign 1 and 2: `sha256-<hex>.sig`.
+_SUFFIXES = (".sig", ".att", ".sbom")
+#: A signature of an SBOM of a signature …
+_MAX_DEPTH = 8
+#: Referrers of one image, and manifests below its root that are looked at.
+_MAX_FOUND = _MAX_NODES = 1000
+#: Manifests of one image that are looked at together.
+_TOGETHER = 4
+#: Roots that are remembered to have nothing, for so many seconds: an image with several tags is looked at once.
+_REMEMBERED, _NOTHING_FOR = 10_000, 600.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Look:
+    """One look for one image: where, and what came of it."""
+
+    source: Repository
+    target: Repository
+    image: str
+    progress: Progress
+    moved: Transferred
+    anew: bool = False
+    """Ask again where nothing was found before."""
+    copied: int = 0
+    notes: list[str] = field(default_factory=list)
+    """For people: what was not copied, and why."""
+    failed: bool = False
+    """Another look may do better."""
+    _found: set[Digest] = field(default_factory=set)
+
+    def enter(self, digest: Digest) -> bool:
+        """Whether this referrer has its turn: once each, and not more of them than anybody needs."""
+        if digest in self._found or len(self._found) >= _MAX_FOUND:
+            return False
+        self._found.add(digest)
+        if len(self._found) == _MAX_FOUND:
+            self.notes.append(
+                f"{self.image} has {_MAX_FOUND} signatures or more; no others are copied"
+            )
+        return True
+
+    def fail(self, error: CopycatError) -> None:
+        """Something could not be had, or not be written."""
+        self.failed = True
+        note = f"signatures: {error}"
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def job(self) -> Copy:
+        """A copy of one signature: one that fails takes nothing from the next."""
+        return Copy(
+            source=self.source,
+            target=self.target,
+            image=self.image,
+            progress=self.progress,
+            moved=self.moved,
+        )
+
+
+class Signatures:
+    """Looks for what was signed and copies it; one for all images of a target."""
+
+    def __init__(
+        self,
+        *,
+        copier: Copier,
+        kind: Kind,
+        policy: Policy,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Args: `policy` is the owner's will about tags, which cosign's are too."""
+        self._copier = copier
+        self._tags = kind in {"tags", "all"}
+        self._referring = kind in {"referrers", "all"}
+        self._policy = policy
+        self._clock = clock
+        self._locks: dict[tuple[str, Digest], anyio.Lock] = {}
+        self._nothing: OrderedDict[tuple[str, str, Digest], float] = OrderedDict()
+
+    async def follow(
+        self, look: Look, roots: Mapping[Digest, Digest], documents: Mapping[Digest, Document]
+    ) -> None:
+        """Copy what belongs to these roots. Errors of registries are noted in `look`, not raised.
+
+        Args: `roots`: what stands at the target → the source's root that it is, or is a part of; `documents`
+        that are known already.
+        """
+        for root, whole in roots.items():
+            await self._try(look, partial(self._root, look, root, whole, documents.get(root)))
+        if look.copied:
+            _log.info("signatures copied", image=look.image, count=look.copied)
+        if look.failed:
+            _log.warning("signatures not copied", image=look.image, notes=look.notes)
+
+    @staticmethod
+    async def _try(look: Look, work: _Work) -> bool:
+        try:
+            return await work()
+        except CopycatError as error:
+            look.fail(error)
+            return False
+
+    # What to look at
+
+    async def _root(
+        self, look: Look, root: Digest, whole: Digest, document: Document | None
+    ) -> bool:
+        key = (look.source.registry, look.source.name, whole)
+        if self._nothing.get(key, 0.0) > self._clock() and not look.anew:
+            return False
+        # of a part of an image its root's own signatures say nothing
+        found = await self._node(look, whole, copy=root == whole)
+        if not found:
+            self._remember(key, nothing=not look.failed)
+            return False
+        self._remember(key, nothing=False)
+        document = document or await look.target.get_manifest(root)
+        nodes = [d async for d in self._below(look, document)]
+        if root != whole and not isinstance(document, Index):
+            nodes = [root]
+        limiter = anyio.CapacityLimiter(_TOGETHER)
+
+        async def node(digest: Digest) -> bool:
+            async with limiter:
+                return await self._node(look, digest, copy=True)
+
+        await _together(partial(node, digest) for digest in nodes[:_MAX_NODES])
+        return True
+
+    async def _below(self, look: Look, document: Document) -> AsyncIterator[Digest]:
+        """Every manifest below a root, those of nested indexes too."""
+        seen: set[Digest] = set()
+        waiting = [document]
+        while waiting and len(seen) < _MAX_NODES:
+            index = waiting.pop()
+            for child in index.successors() if isinstance(index, Index) else ():
+                if child.digest in seen:
+                    continue
+                seen.add(child.digest)
+                yield child.digest
+                if child.media_type in INDEX_TYPES:
+                    waiting.append(await look.target.get_manifest(child.digest))
+
+    def _remember(self, key: tuple[str, str, Digest], *, nothing: bool) -> None:
+        self._nothing.pop(key, None)
+        if nothing:
+            self._nothing[key] = self._clock() + _NOTHING_FOR
+            if len(self._nothing) > _REMEMBERED:
+                self._nothing.popitem(last=False)
+
+    async def _node(self, look: Look, digest: Digest, *, copy: bool) -> bool:
+        """Whether anything belongs to one manifest, and copying it. Args: `copy`: false to ask only."""
+        work: list[_Work] = []
+        if self._referring:
+            work.append(partial(self._referrers, look, digest, copy=copy, depth=1))
+        if self._tags and digest.algorithm == "sha256":  # cosign knows no others
+            work += [partial(self._tag, look, digest, suffix, copy=copy) for suffix in _SUFFIXES]
+        return any(await _together(partial(self._try, look, w) for w in work))
+
+    # Referrers
+
+    async def _referrers(self, look: Look, subject: Digest, *, copy: bool, depth: int) -> bool:
+        listing = await look.source.referrers(subject)
+        found = [d for d in listing.descriptors if d.digest != subject]
+        if not found or not copy:
+            return bool(found)
+        mine = [d for d in found if look.enter(d.digest)]
+        if mine:
+            await self._bring(look, subject, mine)
+        if depth < _MAX_DEPTH:
+            deeper = partial(self._referrers, look, copy=True, depth=depth + 1)
+            await _together(
+                partial(self._try, look, partial(deeper, subject=d.digest)) for d in mine
+            )
+        return True
+
+    async def _bring(self, look: Look, subject: Digest, wanted: list[Descriptor]) -> None:
+        """Have these at the target, where whoever asks for the subject's referrers finds them."""
+        async with self._alone(look.target.name, subject):
+            there = await look.target.referrers(subject)
+            standing = {d.digest for d in there.descriptors}
+            unlisted: list[Descriptor] = []
+
+            async def bring(descriptor: Descriptor) -> bool:
+                entry, listed = await self._copy(look, descriptor, subject)
+                # one that has no API and says OCI-Subject lies (sigstore-js#1183)
+                if entry is not None and not (listed and there.by_api):
+                    unlisted.append(entry)
+                return listed
+
+            await _together(
+                partial(self._try, look, partial(bring, d))
+                for d in wanted
+                if d.digest not in standing
+            )
+            if unlisted:
+                unlisted.sort(key=lambda d: d.digest)
+                await look.target.list_referrers(subject, unlisted)
+
+    async def _copy(
+        self, look: Look, descriptor: Descriptor, subject: Digest
+    ) -> tuple[Descriptor | None, bool]:
+        """One referrer: how a list names it (None if it is none), and whether the target lists it by itself."""
+        document = await look.source.get_manifest(descriptor.digest, size=descriptor.size)
+        if document.subject is None or document.subject.digest != subject:
+            return None, False
+        job = look.job()
+        await self._copier.copy(job, document)
+        look.copied += 1
+        config = None if isinstance(document, Index) else document.config
+        kind = document.artifact_type or (config.media_type if config else "")
+        entry = Descriptor(
+            media_type=document.media_type,
+            digest=document.digest,
+            size=len(document.raw),
+            artifact_type=kind,
+            annotations=document.annotations,
+        )
+        return entry, document.digest in job.listed
+
+    @asynccontextmanager
+    async def _alone(self, repository: str, subject: Digest) -> AsyncIterator[None]:
+        """One task at a time reads and writes what is listed for a subject."""
+        key = (repository, subject)
+        lock = self._locks.setdefault(key, anyio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():
+                self._locks.pop(key, None)
+
+    # Tags
+
+    async def _tag(self, look: Look, subject: Digest, suffix: str, *, copy: bool) -> bool:
+        """One of cosign's tags, which moves when somebody signs again."""
+        tag = f"{subject.algorithm}-{subject.hex}{suffix}"
+        found = await look.source.head_manifest(tag)
+        if found is None or not copy:
+            return found is not None
+        present = await look.target.head_manifest(tag)
+        if present is not None and present.digest == found.digest:
+            return True
+        document = await look.source.get_manifest(found.digest)
+        await self._copier.copy(look.job(), document)
+        await look.target.put_manifest(document, document.digest.anchor)
+        why = await self._stays(look, present.digest) if present is not None else ""
+        if why:
+            look.notes.append(
+                f"the tag {tag} at the target stays; {document.digest} is kept under its anchor ({why})"
+            )
+            return True
+        await look.target.put_manifest(document, tag)
+        look.copied += 1
+        return True
+
+    async def _stays(self, look: Look, present: Digest) -> str:
+        """The setting by which a tag that stands for something else is not moved; "" if it is."""
+        if not self._policy.allow_different_digest_repush:
+            return "allowDifferentDigestRepush"
+        if self._policy.overwrite_foreign_tags:
+            return ""
+        ours = await look.target.head_manifest(present.anchor)
+        return "" if ours is not None and ours.digest == present else "overwriteForeignTags"
+
+
+async def _together(work: Iterable[_Work]) -> list[bool]:
+    """Side by side; what each found."""
+    found: list[bool] = []
+
+    async def one(each: _Work) -> None:
+        found.append(await each())
+
+    with one_error():
+        async with anyio.create_task_group() as tasks:
+            for each in work:
+                tasks.start_soon(one, each)
+    return found
