@@ -8,22 +8,20 @@ within five minutes. What cannot be read, or makes no sense, is said once and co
 
 from __future__ import annotations
 
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import anyio
-import msgspec
 import structlog
 
 from copycat.errors import KubeDenied, KubeError, KubeNotFound, one_error
-from copycat.kube.objects import Name
+from copycat.kube.pull_secret import Known, Ref, first_of, read_object
 from copycat.kube.workload import Workload
 from copycat.oci.reference import Reference
-from copycat.registry.dockerconfig import DockerAuth, parse_docker_config
+from copycat.registry.dockerconfig import DockerAuth
 from copycat.registry.singleflight import SingleFlight
 
 __all__ = ["Coverage", "Getter", "Keys", "PullSecrets", "Ref"]
@@ -34,10 +32,6 @@ _log = structlog.get_logger(__name__)
 REREAD = 300.0
 #: Objects that are read at a time.
 _AT_A_TIME = 8
-#: A name of a Secret or ServiceAccount (RFC 1123 subdomain). The API does not check the names in
-#: imagePullSecrets, and one with `../` in it would lead into another namespace.
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
-_JSON_TYPE, _LEGACY_TYPE = "kubernetes.io/dockerconfigjson", "kubernetes.io/dockercfg"
 
 
 class Getter(Protocol):
@@ -65,24 +59,6 @@ class Coverage:
         return self.everywhere or namespace in self.namespaces
 
 
-class Ref(NamedTuple):
-    """An object that is read."""
-
-    resource: str
-    """`secrets` or `serviceaccounts`."""
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        what = "pull secret" if self.resource == "secrets" else "ServiceAccount"
-        return f"the {what} {self.namespace}/{self.name}"
-
-    @property
-    def path(self) -> str:
-        """Where the API has it."""
-        return f"/api/v1/namespaces/{self.namespace}/{self.resource}/{self.name}"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
     """What the pull secrets of some workloads hold, and what is to be said about them."""
@@ -102,47 +78,10 @@ class Keys:
         return tuple(a for a in self.auths if a.matches(image.registry, image.repository))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Known:
-    """What an object said when it was read; equal if nothing changed that matters."""
-
-    version: str = ""
-    auths: tuple[DockerAuth, ...] = ()
-    names: tuple[str, ...] = ()
-    problem: str = ""
-    denied: bool = False
-
-
 @dataclass(slots=True)
 class _Slot:
     tried_at: float
-    known: _Known | None = None
-
-
-class _Version(msgspec.Struct, rename="camel", gc=False):
-    resource_version: str = ""
-
-
-class _Data(
-    msgspec.Struct, rename={"config": ".dockerconfigjson", "legacy": ".dockercfg"}, gc=False
-):
-    config: bytes | None = None
-    legacy: bytes | None = None
-
-
-class _Secret(msgspec.Struct, gc=False):
-    metadata: _Version
-    type: str = ""
-    data: _Data | None = None
-
-
-class _ServiceAccount(msgspec.Struct, rename="camel", gc=False):
-    metadata: _Version
-    image_pull_secrets: list[Name] | None = None
-
-
-_SECRET = msgspec.json.Decoder(_Secret)
-_SERVICE_ACCOUNT = msgspec.json.Decoder(_ServiceAccount)
+    known: Known | None = None
 
 
 class PullSecrets:
@@ -170,36 +109,50 @@ class PullSecrets:
 
     async def keys(self, workloads: Iterable[Workload]) -> Keys:
         """What the pull secrets of these workloads hold. Never raises for the API: `Keys` says what went wrong."""
-        secrets: dict[Ref, None] = {}
-        accounts: dict[Ref, None] = {}
-        withheld: list[str] = []
-        for workload in workloads:
-            covered = self._coverage.covers(workload.namespace)
-            for name in workload.pull_secrets:
-                ref = Ref("secrets", workload.namespace, name)
-                if covered:
-                    secrets[ref] = None
-                else:
-                    withheld.append(_not_covered(ref))
-            if covered and not workload.pull_secrets and workload.kind != "Pod":
-                account = workload.service_account or "default"
-                accounts[Ref("serviceaccounts", workload.namespace, account)] = None
+        accounts, secrets, uncovered, unusable = self._chosen(workloads)
         trouble = await self._refresh(accounts)
         for ref in accounts:
             names = known.names if (known := self._known(ref)) else ()
             secrets |= {Ref("secrets", ref.namespace, name): None for name in names}
         trouble = await self._refresh(secrets) or trouble
-        return self._sum([*accounts, *secrets], withheld, trouble)
+        keys = self._sum([*accounts, *secrets])
+        return replace(
+            keys,
+            withheld=(*map(_not_covered, uncovered), *keys.withheld),
+            unusable=(*unusable, *keys.unusable),
+            unavailable=trouble,
+        )
 
-    def _sum(self, refs: Collection[Ref], withheld: Iterable[str], trouble: str) -> Keys:
+    def _chosen(
+        self, workloads: Iterable[Workload]
+    ) -> tuple[dict[Ref, None], dict[Ref, None], dict[Ref, None], list[str]]:
+        """ServiceAccounts and Secrets to read, in order; Secrets that are not covered; and what is wrong, in sentences."""
+        accounts: dict[Ref, None] = {}
+        secrets: dict[Ref, None] = {}
+        uncovered: dict[Ref, None] = {}
+        unusable: list[str] = []
+        for workload in workloads:
+            where = workload.namespace
+            covered = self._coverage.covers(where)
+            names, problem = first_of(
+                workload.pull_secrets, f"{workload.kind} {where}/{workload.name}"
+            )
+            unusable += [problem] if problem else []
+            for name in names:
+                (secrets if covered else uncovered)[Ref("secrets", where, name)] = None
+            if covered and not names and workload.kind != "Pod":
+                accounts[Ref("serviceaccounts", where, workload.service_account or "default")] = (
+                    None
+                )
+        return accounts, secrets, uncovered, unusable
+
+    def _sum(self, refs: Collection[Ref]) -> Keys:
         found = [known for ref in refs if (known := self._known(ref)) is not None]
-        denied = [known.problem for known in found if known.denied]
         return Keys(
             auths=tuple(auth for known in found for auth in known.auths),
             refs=frozenset(refs),
-            withheld=tuple(dict.fromkeys([*withheld, *denied])),
+            withheld=tuple(k.problem for k in found if k.denied),
             unusable=tuple(k.problem for k in found if k.problem and not k.denied),
-            unavailable=trouble,
         )
 
     async def reread(self, refs: Iterable[Ref]) -> None:
@@ -208,7 +161,7 @@ class PullSecrets:
 
     # Reading
 
-    def _known(self, ref: Ref) -> _Known | None:
+    def _known(self, ref: Ref) -> Known | None:
         slot = self._slots.get(ref)
         return slot.known if slot else None
 
@@ -252,64 +205,23 @@ class PullSecrets:
         if old is not None and old != new:
             self.changed(ref)
 
-    async def _get(self, ref: Ref, old: _Known | None) -> _Known:
+    async def _get(self, ref: Ref, old: Known | None) -> Known:
         """What the API says now. Raises KubeError if it says nothing about the object."""
-        if not _NAME.fullmatch(ref.name):
-            return _Known(problem=f"{ref} cannot exist: Kubernetes has no such names")
+        if not ref.possible:
+            return Known.impossible(ref)
         try:
             raw = await self._client.request("GET", ref.path)
         except KubeNotFound:
-            # without its account no Pod can be made, and nothing hangs on its secrets
-            missing = ref.resource == "secrets"
-            return _Known(problem=f"{ref} does not exist" if missing else "")
+            return Known.missing(ref)
         except KubeDenied as error:
             if error.status != 403:
                 raise
-            return _Known(problem=_forbidden(ref), denied=True)
-        try:
-            if ref.resource == "secrets":
-                return _read_secret(ref, raw, old)
-            account = _SERVICE_ACCOUNT.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return _Known(problem=f"{ref} is not what Kubernetes defines")
-        names = [secret.name for secret in account.image_pull_secrets or () if secret.name]
-        # an account's version changes with much that does not matter here
-        return _Known(names=tuple(names))
-
-
-def _read_secret(ref: Ref, raw: bytes, old: _Known | None) -> _Known:
-    """The logins in a Secret; what was understood before if it is the same version."""
-    secret = _SECRET.decode(raw)
-    version = secret.metadata.resource_version
-    if old is not None and version and old.version == version:
-        return old
-    known = _Known(version=version)
-    data = secret.data or _Data()
-    if secret.type not in {_JSON_TYPE, _LEGACY_TYPE}:
-        problem = f"{ref} has the type {secret.type or 'Opaque'}; only {_JSON_TYPE} and {_LEGACY_TYPE} are pull secrets"
-        return replace(known, problem=problem)
-    legacy = secret.type == _LEGACY_TYPE
-    content = data.legacy if legacy else data.config
-    if not content:
-        key = ".dockercfg" if legacy else ".dockerconfigjson"
-        return replace(known, problem=f"{ref} has nothing under {key}")
-    try:
-        config = parse_docker_config(content, source=str(ref), legacy=legacy)
-    except ValueError as error:
-        return replace(known, problem=f"{ref} cannot be used: {error}")
-    problem = f"{ref}: {'; '.join(config.problems)}" if config.problems else ""
-    return replace(known, auths=config.auths, problem=problem)
+            return Known.forbidden(ref)
+        return read_object(ref, raw, old)
 
 
 def _not_covered(ref: Ref) -> str:
     return (
         f"{ref} is not read, because pullSecrets does not cover the namespace {ref.namespace}: "
         f"set pullSecrets to a list with {ref.namespace}, or to `all`"
-    )
-
-
-def _forbidden(ref: Ref) -> str:
-    return (
-        f"{ref} may not be read: allow `get` on {ref.resource} in the namespace {ref.namespace} "
-        "to copycat's ServiceAccount (the chart does so for config.pullSecrets)"
     )

@@ -13,6 +13,7 @@ import binascii
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import msgspec
 
@@ -113,6 +114,10 @@ _LEGACY = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENTRY = msgspec.json.Decoder(_Entry)
 _NAME = msgspec.json.Decoder(str | None)
 _NAMES = msgspec.json.Decoder(dict[str, str] | None)
+#: What decoding raises; the last one for JSON that is nested too deep.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+#: More logins are not looked at: whoever writes a Secret must not keep us busy.
+_MOST = 1000
 #: What follows `docker-credential-`: never a path.
 _HELPER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
@@ -128,7 +133,7 @@ def parse_docker_config(raw: bytes, *, source: str, legacy: bool = False) -> Doc
     """
     try:
         file = _File(auths=_LEGACY.decode(raw)) if legacy else _FILE.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         form = '{"HOST": {"auth": …}}' if legacy else '{"auths": {"HOST": {"auth": …}}}'
         raise ValueError(f"it is not JSON of the form {form}") from error
     problems: list[str] = []
@@ -149,7 +154,9 @@ def _entries(
     """The logins, and the entries without one."""
     auths: list[DockerAuth] = []
     stored: list[DockerHelper] = []
-    for key, entry in entries.items():
+    if len(entries) > _MOST:
+        problems.append(f"of {len(entries)} entries the first {_MOST} are used")
+    for key, entry in islice(entries.items(), _MOST):
         try:
             credentials = _credentials(bytes(entry), source)
             host, path = _split(key) if credentials is not None or store else ("", "")
@@ -166,7 +173,7 @@ def _entries(
 def _store(raw: msgspec.Raw, problems: list[str]) -> str:
     try:
         name = _NAME.decode(raw) or ""
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         name = "/"
     if name and not _HELPER.fullmatch(name):
         problems.append("credsStore is not the name of a credential helper")
@@ -177,7 +184,7 @@ def _store(raw: msgspec.Raw, problems: list[str]) -> str:
 def _helpers(raw: msgspec.Raw, problems: list[str]) -> list[DockerHelper]:
     try:
         rows = _NAMES.decode(raw) or {}
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         problems.append("credHelpers is not an object of strings")
         return []
     found = []
@@ -231,7 +238,7 @@ def _credentials(raw: bytes, source: str) -> Credentials | None:
     """An entry's login; None for one that is empty (a credential helper keeps it). Raises ValueError."""
     try:
         entry = _ENTRY.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         raise ValueError("is not an object of strings") from None
     username, password = entry.username or "", entry.password or ""
     if entry.auth:

@@ -295,11 +295,27 @@ async def test_denied(api: KubeApi, world: World, resource: str) -> None:
             "the entry 'reg.io' has an auth without a colon",
         ),
         (
+            secret("hub", json.dumps({"auths": {f"{n}.io": 1 for n in range(9)}})),
+            "is not an object of strings; and so on",
+        ),
+        (secret("hub", '{"auths": {"a": ' + "[" * 100_000), "cannot be used: it is not JSON"),
+        (
             {"metadata": {"name": "hub", "namespace": "shop"}, "data": CANARY},
             "is not what Kubernetes",
         ),
     ],
-    ids=["opaque", "no type", "no data", "no key", "no json", "entry", "auth", "no secret"],
+    ids=[
+        "opaque",
+        "no type",
+        "no data",
+        "no key",
+        "no json",
+        "entry",
+        "auth",
+        "many",
+        "deep",
+        "no secret",
+    ],
 )
 async def test_malformed(api: KubeApi, world: World, item: Mapping[str, Any], problem: str) -> None:
     """It is told once, without its content, and the workload's other Secrets are used."""
@@ -328,6 +344,22 @@ async def test_a_name_is_no_path(api: KubeApi, world: World, name: str) -> None:
     assert keys.auths == ()
     assert all("Kubernetes has no such names" in told for told in keys.unusable)
     assert api.requests == []
+
+
+async def test_nobody_needs_so_many(api: KubeApi, world: World) -> None:
+    """A workload or account that names thousands does not make the program read them all, and hears of it."""
+    many = [f"s{n}" for n in range(2000)]
+    api.create("serviceaccounts", account("default", *many))
+
+    named = await world.keys(workload(*many))
+    assert len(named.refs) == api.count("get", "secrets") == 50
+    assert named.unusable[0] == "Deployment shop/web names 2000 pull secrets, of which 50 are used"
+    listed = await world.keys(workload())
+    assert len(listed.refs) == 51
+    assert (
+        listed.unusable[0]
+        == "the ServiceAccount shop/default names 2000 pull secrets, of which 50 are used"
+    )
 
 
 async def test_an_api_that_is_down(api: KubeApi, world: World) -> None:

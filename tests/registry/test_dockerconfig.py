@@ -82,8 +82,9 @@ def test_nothing_in_it(auths: object) -> None:
         (b'{"auths": "' + CANARY.encode() + b'"}', False),
         (b'{"a.io": 1', True),
         (b"[]", True),
+        (b'{"auths": {"a.io": ' + b"[" * 100_000, False),
     ],
-    ids=["empty", "text", "not utf-8", "list", "auths a text", "cut", "list, older form"],
+    ids=["empty", "text", "not utf-8", "list", "auths a text", "cut", "list, older form", "deep"],
 )
 def test_not_of_the_form(raw: bytes, legacy: bool) -> None:
     """What is no config.json is refused in words that tell nothing of it."""
@@ -179,6 +180,14 @@ def test_order() -> None:
     found = matching(auths, "reg.io", "team/deep/app")
 
     assert [c.username for c in found] == ["deep", "team", "host", "pattern"]
+
+
+def test_more_logins_than_anybody_needs() -> None:
+    """Whoever may write a Secret cannot keep the program busy with it."""
+    found = parsed({f"{n}.io": {"username": "u"} for n in range(2000)})
+
+    assert len(found.auths) == 1000
+    assert found.problems == ("of 2000 entries the first 1000 are used",)
 
 
 def test_repr_says_no_secret() -> None:
