@@ -19,7 +19,7 @@ from copycat.errors import DigestMismatch, RegistryError, Unavailable
 from copycat.oci.digest import Verifier
 from copycat.oci.manifest import Descriptor
 from copycat.registry.answers import NETWORK_ERRORS, Decoder, decoded, decoder, network_error
-from copycat.registry.calls import WATCHDOG, Call
+from copycat.registry.calls import Call
 from copycat.registry.hosts import netloc
 from copycat.registry.transport import Transport
 
@@ -132,7 +132,7 @@ class Download:
             headers={"Range": f"bytes={offset}-{self._descriptor.size - 1}"} if ranged else {},
             accept=frozenset({400, 416}) if ranged else frozenset(),
             retry=self._resumes == 0,
-            silence=self._transport.request_timeout or WATCHDOG,
+            silence=self._transport.silence,
         )
         response = await self._enter(stack, call)
         self._opened, self._host = True, netloc(response.url)

@@ -26,7 +26,7 @@ from copycat.metrics import Metrics
 from copycat.oci.reference import DOCKER_HUB, normalise_registry
 from copycat.registry.answers import TRANSIENT, Place, Reply
 from copycat.registry.auth import Authenticator
-from copycat.registry.calls import Answer, Call
+from copycat.registry.calls import WATCHDOG, Answer, Call
 from copycat.registry.challenge import parse_challenges
 from copycat.registry.endpoint import Endpoint, endpoint
 from copycat.registry.hosts import HostConfig, HostPolicy, Proxies, TlsContexts
@@ -65,6 +65,7 @@ class Transport:
         target_registries: frozenset[str] = frozenset(),
         ca_file: str = "",
         request_timeout: float = 120.0,
+        watchdog: float = WATCHDOG,
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 -- frozen
         concurrency: int = 16,
         pull_quota_reserve: float | None = None,
@@ -77,9 +78,11 @@ class Transport:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """Args: see the `registries` table, `pullQuotaReserve` (a share; None: its default) and `requestTimeout`
-        (seconds, 0 disables) in docs/configuration.md.
+        (seconds, 0 disables) in docs/configuration.md; `watchdog` is the longest silence of a transfer (seconds)
+        where there is no `requestTimeout`.
         """
         self.metrics, self.retry, self.request_timeout = metrics, retry, request_timeout
+        self.silence = request_timeout or watchdog
         self.clock, self.sleep, self.jitter = clock, sleep, jitter
         self._configs = {normalise_registry(name): config for name, config in hosts.items()}
         self._targets, self._concurrency = target_registries, concurrency

@@ -30,7 +30,7 @@ from copycat.oci.digest import Digest
 from copycat.oci.manifest import Descriptor
 from copycat.registry.answers import Place, Reply
 from copycat.registry.auth import Login
-from copycat.registry.calls import WATCHDOG, BodySpent, Call
+from copycat.registry.calls import BodySpent, Call
 from copycat.registry.endpoint import Form
 from copycat.registry.limits import GATE_PATIENCE
 from copycat.registry.location import next_location, with_digest
@@ -360,7 +360,7 @@ class Upload:
 
     async def _watch(self, beat: _Beat, scope: anyio.CancelScope) -> None:
         """Cut an upload whose sink takes nothing any more: no timer of aiohttp does (registry notes 3.2)."""
-        limit = self._transport.request_timeout or WATCHDOG
+        limit = self._transport.silence
         while True:
             await anyio.sleep(limit / 4)
             if beat.since is not None and beat.clock() - beat.since >= limit:

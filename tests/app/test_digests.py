@@ -61,6 +61,17 @@ async def test_what_a_kubelet_reports(world: World, digest_pull: bool) -> None:
         assert tags[anchor(arm)] == str(arm)
 
 
+@pytest.mark.parametrize("digest_pull", [False, True])
+async def test_an_index_that_runs(world: World, digest_pull: bool) -> None:
+    """A kubelet that reports the index's digest runs one of its children: the index is copied whole."""
+    content = index(seed="a", platforms=PLATFORMS)
+    world.source.add("a", content, "3.19")
+    world.pod("p", world.image("a:3.19"), image_id=f"{world.image('a')}@{content.digest}")
+    async with world.running(digest_pull=digest_pull) as program:
+        [row] = await protected(program, 1)
+        assert world.holds(row, content, "3.19")
+
+
 async def test_digest_pull_for_templates_and_ignored_tags(world: World) -> None:
     """What never ran is resolved at the registry; tags in digestPullIgnoredTags follow it though another digest runs."""
     old, new = image(seed="old"), image(seed="new")

@@ -59,6 +59,7 @@ class Options(TypedDict, total=False):
     target_registries: frozenset[str]
     ca_file: str
     request_timeout: float
+    watchdog: float
     retry: RetryPolicy
     concurrency: int
     pull_quota_reserve: float | None

@@ -15,7 +15,7 @@ from copycat.registry.limits import RetryPolicy
 from copycat.sandbox.faults import FaultOptions
 from copycat.sandbox.ledger import Phase
 from copycat.sandbox.registry import Registry
-from tests.registry.support import World, blob, scripted, world
+from tests.registry.support import Options, World, blob, scripted, world
 
 MIB = 1024 * 1024
 DATA = bytes(range(256)) * 4096 * 3  # 3 MiB
@@ -93,12 +93,17 @@ async def test_resume_costs_no_byte_twice() -> None:
         assert a.ledger.bytes_out(Phase.GET_BLOB) == len(DATA)
 
 
-async def test_stall() -> None:
-    """Silence for longer than requestTimeout is a break."""
+@pytest.mark.parametrize(
+    "limit",
+    [Options(request_timeout=0.2), Options(request_timeout=0, watchdog=0.2)],
+    ids=["requestTimeout", "watchdog"],
+)
+async def test_stall(limit: Options) -> None:
+    """Silence for longer than requestTimeout is a break; where that is 0, silence of two minutes."""
     async with Registry() as a:
         a.put_blob("team/app", DATA)
         a.fail(Phase.GET_BLOB, stall_at=MIB)
-        async with world(a.address, request_timeout=0.2) as here:
+        async with world(a.address, **limit) as here:
             assert await read(here, a.address, blob(DATA)) == DATA
 
 

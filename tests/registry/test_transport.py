@@ -224,6 +224,16 @@ async def test_silent_host() -> None:
                 await ask(here, a.address)
 
 
+async def test_no_limit() -> None:
+    """With requestTimeout 0 an answer's head is waited for as long as it takes; a transfer that stands is still noticed."""
+    async with Registry() as a:
+        a.put_blob("team/app", DATA)
+        a.fail(Phase.PING, delay=0.5)
+        async with world(a.address, request_timeout=0, watchdog=0.1) as here:
+            await ask(here, a.address)
+        assert Transport(keychain=here.keys, metrics=here.metrics, policy=HostPolicy(named=frozenset()), request_timeout=0).silence == 120  # fmt: skip
+
+
 async def test_not_open() -> None:
     """A transport that was not entered says so."""
     async with world() as here:

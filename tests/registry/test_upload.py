@@ -29,7 +29,7 @@ from copycat.sandbox.exchange import LocationStyle
 from copycat.sandbox.faults import FaultOptions
 from copycat.sandbox.ledger import Phase
 from copycat.sandbox.registry import Registry
-from tests.registry.support import Keys, Seen, blob, scripted, sent, world
+from tests.registry.support import Keys, Options, Seen, blob, scripted, sent, world
 
 MIB = 1024 * 1024
 LARGE = bytes(range(256)) * 4096 * 2  # 2 MiB
@@ -251,12 +251,17 @@ async def test_throttled_for_long() -> None:
     assert getattr(caught.value, "retry_after", 0) == pytest.approx(120, abs=2)
 
 
-async def test_stops_reading() -> None:
-    """A target that takes no byte for requestTimeout is cut off and tried again."""
+@pytest.mark.parametrize(
+    "limit",
+    [Options(request_timeout=0.4), Options(request_timeout=0, watchdog=0.4)],
+    ids=["requestTimeout", "watchdog"],
+)
+async def test_stops_reading(limit: Options) -> None:
+    """A target that takes no byte for requestTimeout is cut off and tried again; where that is 0, after two minutes."""
     data = LARGE * 16  # more than the buffers of both sides hold
     async with Registry() as b:
         fault = b.fail(Phase.UPLOAD_BODY, stall_at=MIB)
-        async with world(b.address, request_timeout=0.4) as here:
+        async with world(b.address, **limit) as here:
             await here.target(b.address).upload_blob(blob(data), sent(data))
 
             stalls = here.metric(
