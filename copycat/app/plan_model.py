@@ -105,6 +105,8 @@ class PullSecrets:
     namespace: str
     secrets: tuple[str, ...]
     images: tuple[str, ...]
+    covered: bool = False
+    """Whether a run reads them: `pullSecrets` covers the namespace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -300,10 +300,14 @@ def _repositories(summary: Summary) -> Iterator[str]:
 
 def _secrets(summary: Summary) -> Iterator[str]:
     for item in summary.pull_secrets:
-        yield (
-            f"pull secrets of {item.namespace} ({', '.join(item.secrets)}) may be needed for {', '.join(item.images)}:"
-            f" set pullSecrets to [{item.namespace}], or give registryCredentials with namespaces: [{item.namespace}]"
-        )
+        what = f"pull secrets of {item.namespace} ({', '.join(item.secrets)}) may be needed for {', '.join(item.images)}"
+        if item.covered:
+            yield f"{what}: a run reads them; plan with --kubeconfig or --context to see what that gives"
+        else:
+            yield (
+                f"{what}: set pullSecrets to [{item.namespace}], or give registryCredentials with"
+                f" namespaces: [{item.namespace}]"
+            )
 
 
 def _unseen(summary: Summary) -> Iterator[str]:

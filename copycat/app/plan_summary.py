@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from copycat.app.plan_model import Load, Missing, PullSecrets, Row, Summary
 from copycat.controller.inventory import Inventory
 from copycat.errors import Denied, InvalidReference, NotFound, Unauthorized
+from copycat.kube.secrets import Coverage
 from copycat.mirror.rehearsal import Rehearsal
 from copycat.mirror.request import MirrorRequest, MirrorResult
 from copycat.mirror.stage import Presence
@@ -29,9 +30,17 @@ def summarise(
     inventory: Inventory,
     rehearsal: Rehearsal,
     quota: Callable[[str], Quota | None],
+    coverage: Coverage,
+    cluster: bool,
     now: datetime,
 ) -> Summary:
-    """Everything that is no single image's. Args: `quota` is what a registry said last about its own."""
+    """Everything that is no single image's.
+
+    Args:
+        quota: what a registry said last about its own.
+        coverage: the namespaces whose pull secrets are read.
+        cluster: whether there was one to read them from.
+    """
     return Summary(
         states=dict(Counter(row.state for row in rows).most_common()),
         actions=dict(Counter(row.action for row in rows).most_common()),
@@ -39,7 +48,12 @@ def summarise(
         unmeasured=sum(not row.measured for row in rows),
         loads=_loads(results, rehearsal, quota, now=now),
         repositories=_repositories(rehearsal),
-        pull_secrets=_pull_secrets(results, inventory),
+        # what is covered was read, where there was a cluster, and each row says what came of it
+        pull_secrets=tuple(
+            item
+            for item in _pull_secrets(results, inventory, coverage)
+            if not (item.covered and cluster)
+        ),
     )
 
 
@@ -142,7 +156,9 @@ def _missing(rehearsal: Rehearsal, name: str, *, certain: bool) -> Missing | Non
 # Secrets
 
 
-def _pull_secrets(results: Results, inventory: Inventory) -> tuple[PullSecrets, ...]:
+def _pull_secrets(
+    results: Results, inventory: Inventory, coverage: Coverage
+) -> tuple[PullSecrets, ...]:
     secrets: dict[str, set[str]] = defaultdict(set)
     images: dict[str, set[str]] = defaultdict(set)
     for request in _hidden(results):
@@ -155,6 +171,7 @@ def _pull_secrets(results: Results, inventory: Inventory) -> tuple[PullSecrets, 
             namespace=namespace,
             secrets=tuple(sorted(secrets[namespace])),
             images=tuple(sorted(images[namespace])),
+            covered=coverage.covers(namespace),
         )
         for namespace in sorted(secrets)
     )
@@ -165,6 +182,6 @@ def _hidden(results: Results) -> Iterable[MirrorRequest]:
     for request, result in results.items():
         error = result.error
         refused = isinstance(error, Unauthorized | Denied | NotFound) and error.side == "source"
-        # it showed us the tag, so what is missing is really missing
-        if refused and not result.source_checked:
+        # it showed us the tag, so what is missing is really missing; or a secret was used already
+        if refused and not result.source_checked and result.state != "denied":
             yield request

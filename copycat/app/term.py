@@ -18,17 +18,15 @@ import structlog
 from copycat.app.failures import FailureEvents
 from copycat.app.informers import node_informers, workload_informers
 from copycat.app.oneshot import workload_of
-from copycat.app.wiring import Engine, coverage_of, platforms_of, selection_of
+from copycat.app.wiring import Engine, make_pulls, platforms_of, selection_of
 from copycat.config.settings import Settings
 from copycat.controller.controller import Controller, Intervals
 from copycat.controller.inventory import Inventory
-from copycat.controller.pulls import Pulls
 from copycat.errors import one_error
 from copycat.kube.client import KubeClient
 from copycat.kube.events import EventWriter
 from copycat.kube.informer import Informer
 from copycat.kube.nodes import Node, NodeReader
-from copycat.kube.secrets import PullSecrets
 from copycat.kube.workload import Workload
 from copycat.mirror.ledger import Ledger
 
@@ -191,18 +189,10 @@ class Term:
             ),
             digest_pull=settings.digest_pull,
             observer=self._failures,
-            pulls=self._make_pulls(),
+            pulls=make_pulls(
+                settings, self._engine, self._client, clock=clock, sleep=self._times.sleep
+            ),
             may_write=may_write,
             clock=clock,
-            sleep=self._times.sleep,
-        )
-
-    def _make_pulls(self) -> Pulls:
-        coverage = coverage_of(self._settings)
-        return Pulls(
-            secrets=PullSecrets(self._client, coverage=coverage, clock=self._times.clock),
-            transport=self._engine.transport,
-            shared=self._settings.private_images == "shared",
-            separates=self._engine.naming.separates_namespaces and coverage.any,
             sleep=self._times.sleep,
         )

@@ -19,8 +19,10 @@ from aiohttp.abc import AbstractResolver
 from copycat.app.keychains import Surroundings, amazon_hosts, open_keychains
 from copycat.config.settings import Settings
 from copycat.controller.inventory import Platforms
+from copycat.controller.pulls import Pulls
 from copycat.errors import ConfigError, CopycatError
-from copycat.kube.secrets import Coverage
+from copycat.kube.client import KubeClient
+from copycat.kube.secrets import Coverage, PullSecrets
 from copycat.kube.selection import Selection
 from copycat.metrics import Metrics
 from copycat.mirror.blobs import Blobs
@@ -38,7 +40,7 @@ from copycat.registry.limits import RetryPolicy
 from copycat.registry.target import Target
 from copycat.registry.transport import Transport
 
-__all__ = ["Engine", "coverage_of", "open_engine", "platforms_of", "selection_of"]
+__all__ = ["Engine", "coverage_of", "make_pulls", "open_engine", "platforms_of", "selection_of"]
 
 _log = structlog.get_logger(__name__)
 
@@ -285,6 +287,25 @@ def coverage_of(settings: Settings) -> Coverage:
     if isinstance(wanted, str):
         return Coverage(everywhere=wanted == "all")
     return Coverage(namespaces=frozenset(wanted))
+
+
+def make_pulls(
+    settings: Settings,
+    engine: Engine,
+    client: KubeClient,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+) -> Pulls:
+    """How the pull secrets of a cluster are used."""
+    coverage = coverage_of(settings)
+    return Pulls(
+        secrets=PullSecrets(client, coverage=coverage, clock=clock),
+        transport=engine.transport,
+        shared=settings.private_images == "shared",
+        separates=engine.naming.separates_namespaces and coverage.any,
+        sleep=sleep,
+    )
 
 
 def selection_of(settings: Settings) -> Selection:

@@ -12,6 +12,7 @@ from functools import partial
 
 import anyio
 
+from copycat.errors import Denied, Unauthorized
 from copycat.metrics import Metrics
 from copycat.mirror.blobs import Blobs
 from copycat.mirror.copy import Copier, Copy, Progress
@@ -42,9 +43,13 @@ class _Source(Repository):
         self._notes = notes
 
     async def get_manifest(self, reference: str | Digest, *, size: int | None = None) -> Document:
-        """As any."""
+        """As any. What is refused for want of a login is no pull."""
         self._notes.reads += 1
-        return await super().get_manifest(reference, size=size)
+        try:
+            return await super().get_manifest(reference, size=size)
+        except (Denied, Unauthorized):
+            self._notes.reads -= 1
+            raise
 
 
 class _Counter(Blobs):
@@ -89,9 +94,13 @@ class Rehearsal(Mirror):
     async def run(
         self, request: MirrorRequest, need: Need, *, progress: Progress | None = None
     ) -> MirrorResult:
-        """What an attempt would come to. Attempts upon one repository must not run side by side."""
+        """What an attempt would come to. Attempts upon one repository must not run side by side.
+
+        A second one for the same request adds to its notes.
+        """
         del progress
-        notes = self.notes[request] = Notes(home=need.access.home, kept_for=need.access.kept_for)
+        notes = self.notes.setdefault(request, Notes())
+        notes.home, notes.kept_for = need.access.home, need.access.kept_for
         target = StagedTarget(self._transport, self.stage, notes)
         blobs = _Counter(transport=self._transport, target=target, metrics=self._metrics)
         source = _Source(self._transport, request, access=need.access, notes=notes)

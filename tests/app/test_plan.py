@@ -12,7 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from copycat.app.oneshot import make_inventory, workload_of
-from copycat.app.plan import look, plan
+from copycat.app.plan import plan
+from copycat.app.plan_look import look
 from copycat.app.plan_output import JsonPlan, LinesPlan
 from copycat.app.plan_summary import done_by
 from copycat.app.wiring import open_engine
@@ -386,8 +387,22 @@ async def test_pull_secrets(world: World) -> None:
             ],
         )
     assert found.summary["pullSecrets"] == [
-        {"namespace": "demo", "secrets": ["another", "regcred"], "images": [secret]}
+        {
+            "namespace": "demo",
+            "secrets": ["another", "regcred"],
+            "images": [secret],
+            "covered": False,
+        }
     ]
+
+
+async def test_pull_secrets_that_only_a_cluster_has(world: World) -> None:
+    """Where pullSecrets covers the namespace a run reads them; manifests alone do not have them."""
+    async with Registry(auth="token", username="u", password="p") as private:
+        name = f"{private.address}/team/app:1"
+        settings = world.settings(insecure_registries=private.address, pull_secrets="demo")
+        found = await planned(world, settings, manifests=[manifest(name, secrets=["regcred"])])
+    assert [item["covered"] for item in found.summary["pullSecrets"]] == [True]
 
 
 async def test_a_digest_that_is_gone_needs_no_secret(world: World) -> None:

@@ -60,7 +60,10 @@ SUMMARY = Summary(
         Missing(repository="m/d", how="missing", note="createRepo is false"),
         Missing(repository="m/e", how="no_project", note="no such project"),
     ),
-    pull_secrets=(PullSecrets(namespace="shop", secrets=("regcred",), images=("a:1", "b:1")),),
+    pull_secrets=(
+        PullSecrets(namespace="shop", secrets=("regcred",), images=("a:1", "b:1")),
+        PullSecrets(namespace="team", secrets=("x", "y"), images=("c:1",), covered=True),
+    ),
     denied_kinds=("cronjobs", "jobs"),
     notes=("dryRun is set",),
 )  # fmt: skip
@@ -116,6 +119,7 @@ def test_lines_about_all() -> None:
         "repositories that YOU have to make the project of: m/e (no such project)",
         "note: who only reads is not told whether the target lets us push, or wants a project made first",
         "pull secrets of shop (regcred) may be needed for a:1, b:1: set pullSecrets to [shop], or give registryCredentials with namespaces: [shop]",
+        "pull secrets of team (x, y) may be needed for c:1: a run reads them; plan with --kubeconfig or --context to see what that gives",
         "NOT SEEN: cronjobs, jobs: we may not list and watch them; allow it, or leave them out of watchResources",
         "note: dryRun is set",
     ]
