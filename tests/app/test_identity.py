@@ -206,6 +206,26 @@ async def test_amazon_under_another_name(clouds: Clouds, aws: FakeAws) -> None:
         assert target.has("team/app", image, "1")
 
 
+async def test_amazon_beside_an_ecr_target(clouds: Clouds, aws: FakeAws) -> None:
+    """With ECR as the target a row for a private name works too, and its errors name the key."""
+    text = (
+        f"targetKind: ecr\necr: {{accountID: '{ACCOUNT}', region: {REGION}, endpoint: {ECR}}}\n"
+        "registries: [{host: in.example, auth: ecr}]"
+    )
+    async with (
+        clouds.any("in.example", profile="ecr", auth="basic", redirect_blobs=False) as source,
+        clouds.engine(text) as engine,
+    ):
+        believe(aws, source)
+        image = source.add_image("team/app", "1")
+        aws.refuse("GetAuthorizationToken", "AccessDeniedException")
+        with pytest.raises(RegistryError, match=r"in\.example \(registries\[0\]\.auth is ecr\)"):
+            await pull(engine, "in.example")
+        clouds.clock.now += 31
+
+        assert str(await pull(engine, "in.example")) == image.digest
+
+
 def believe(aws: FakeAws, *registries: Registry) -> None:
     """The registries take the password that AWS handed out last."""
 

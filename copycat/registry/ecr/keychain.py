@@ -140,7 +140,7 @@ class EcrKeychain:
 
     def _patience(self, side: Side) -> float:
         """How long a failure is remembered: long where one can do without a login."""
-        return PATIENCE if side == "source" and not self._named_only else NEEDED_PATIENCE
+        return PATIENCE if side == "source" and not self._hosts else NEEDED_PATIENCE
 
     def _region(self, side: Side, aws: Aws, region: str, *, fips: bool) -> _RegionLogin:
         key = (side, region, fips)
