@@ -120,6 +120,7 @@ class Content:
             progress=self.progress,
             moved=self.moved,
             anew=self.need.check_signatures,
+            distrust=self.need.known,
         )
         await self.signatures.follow(self.look, self.roots, self.documents)
 

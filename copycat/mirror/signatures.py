@@ -59,6 +59,8 @@ class Look:
     moved: Transferred
     anew: bool = False
     """Ask again where nothing was found before."""
+    distrust: bool = False
+    """What was believed to stand at the target may be gone."""
     copied: int = 0
     notes: list[str] = field(default_factory=list)
     """For people: what was not copied, and why."""
@@ -91,6 +93,7 @@ class Look:
             target=self.target,
             image=self.image,
             progress=self.progress,
+            distrust=self.distrust,
             moved=self.moved,
         )
 

@@ -37,7 +37,7 @@ TRIES = 5
 
 _REFUSED = frozenset({301, 302, 303, 307, 308, 400, 404, 405, 501})
 #: About this request, not about the API.
-_NO_WORD = frozenset({"NAME_UNKNOWN", "DIGEST_INVALID"})
+_NO_WORD = frozenset({"DIGEST_INVALID", "MANIFEST_UNKNOWN", "NAME_UNKNOWN"})
 
 
 class _Problem(msgspec.Struct):

@@ -410,6 +410,21 @@ async def test_what_is_signed_later(bench: Bench) -> None:
     }
 
 
+async def test_a_target_that_lost_everything(bench: Bench) -> None:
+    """An image that is copied again because it is gone has its signatures again: nothing that was known of them is believed."""
+    what = signed(bench.source)
+    mirror = bench.mirror(signatures="all")
+    await run(mirror, bench)
+    for kept in (bench.target.blobs, bench.target.manifests, bench.target.tags):
+        kept["copy/app"].clear()
+    bench.forget_requests()
+    result = await run(mirror, bench, Need(known=True))
+    assert (result.state, result.signatures_due) == ("protected", False)
+    for image in [*what.referrers, *what.tags.values()]:
+        assert bench.target.has("copy/app", image)
+    assert not [r for r in bench.target.ledger.select(Phase.PUT_MANIFEST) if r.status >= 400]
+
+
 async def test_lists_of_two_at_once() -> None:
     """Two tags of one image that are copied at the same time write one list, and nothing is lost."""
     async with between(NEW, OLD) as bench:

@@ -108,7 +108,13 @@ async def test_no_api_is_remembered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [(404, "NAME_UNKNOWN"), (400, "DIGEST_INVALID"), (403, "DENIED")]
+    ("status", "code"),
+    [
+        (404, "NAME_UNKNOWN"),
+        (404, "MANIFEST_UNKNOWN"),
+        (400, "DIGEST_INVALID"),
+        (403, "DENIED"),
+    ],
 )
 async def test_a_refusal_of_this_question_alone(status: int, code: str) -> None:
     """What a registry says about one repository or digest is no word about the API."""
@@ -140,6 +146,15 @@ async def test_the_tag_goes_meanwhile() -> None:
     async with Registry(profile=OLD) as a:
         filled(a, signature())
         a.fail(Phase.GET_MANIFEST, status=404, times=1)
+        async with world(a.address) as here:
+            assert await found(here, a) == []
+
+
+async def test_a_tag_that_is_no_list() -> None:
+    """An image under that name says nothing about referrers."""
+    async with Registry(profile=OLD) as a:
+        filled(a)
+        a.add("team/app", images.image(seed="other"), TAG)
         async with world(a.address) as here:
             assert await found(here, a) == []
 
