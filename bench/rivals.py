@@ -32,10 +32,10 @@ from pathlib import Path
 
 import yaml
 
-from bench.line import Lines
 from copycat.sandbox.images import Image, image, layer
 from tests.integration import images
 from tests.integration.images import push
+from tests.integration.lines import Lines, slow
 from tests.integration.registries import DockerRegistry, Request
 
 MIB = 1024 * 1024
@@ -223,7 +223,7 @@ def runs(workload: str, options: argparse.Namespace) -> Iterator[tuple[str, Run]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         source = stack.enter_context(DockerRegistry(folder / "source", program=options.registry))
         what = fill(source, workload)
-        lines = stack.enter_context(Lines(latency=20, rate=25_000)) if what.slow else None
+        lines = stack.enter_context(Lines(*slow(latency=20, rate=25_000))) if what.slow else None
         for number in range(options.runs):
             for name in options.tools if what.signatures == "none" else ("copycat",):
                 if name != "copycat" and shutil.which(name) is None:

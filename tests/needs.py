@@ -20,6 +20,9 @@ PACKAGES = {"helm-python-sdk": "helm_python", "kubernetes-validate": "kubernetes
 #: Executables that live in the directory that KUBEBUILDER_ASSETS names (envtest's convention).
 ENVTEST = ("kube-apiserver", "etcd", "kube-controller-manager")
 
+#: Executables that nox builds into the cache, unless they are on the PATH.
+BUILT = ("registry-v3", "toxiproxy-server")
+
 _MISSING = pytest.StashKey[tuple[int, list[str]]]()
 
 
@@ -35,13 +38,20 @@ def envtest_dir() -> Path:
     return Path(named) if named else cache_dir() / "envtest"
 
 
+def executable(name: str) -> str | None:
+    """Where an executable is: on the PATH, or among those that nox builds."""
+    return shutil.which(name) or (
+        shutil.which(str(cache_dir() / "go" / name)) if name in BUILT else None
+    )
+
+
 def installed(name: str) -> bool:
     """Whether the program or package of that name can be used here."""
     if name in PACKAGES:
         return importlib.util.find_spec(PACKAGES[name]) is not None
     if name in ENVTEST:
         return os.access(envtest_dir() / name, os.X_OK)
-    return shutil.which(name) is not None
+    return executable(name) is not None
 
 
 def required() -> bool:

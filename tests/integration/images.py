@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Image", "bulky_image", "layer_of", "library_image", "push", "single_image"]
+__all__ = [
+    "Image",
+    "bulky_image",
+    "layer_of",
+    "library_image",
+    "push",
+    "put_blob",
+    "put_manifest",
+    "single_image",
+]
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -132,19 +141,30 @@ def bulky_image(*sizes: int, seed: int = 0) -> Image:
 
 def push(image: Image, registry: str, repository: str, *tags: str) -> str:
     """Puts an image into a registry over plain HTTP; its root's digest."""
-    base = f"http://{registry}/v2/{repository}"
     for digest, data in image.blobs.items():
-        with _request("POST", f"{base}/blobs/uploads/") as answer:
-            location = answer.headers["Location"]
-        separator = "&" if "?" in location else "?"
-        _request("PUT", f"{location}{separator}digest={digest}", data).close()
+        put_blob(registry, repository, digest, data)
     for media_type, raw in image.manifests:
-        _request("PUT", f"{base}/manifests/{sha256(raw)}", raw, media_type).close()
+        put_manifest(registry, repository, sha256(raw), raw, media_type)
+    media_type, raw = image.manifests[-1]
     for tag in tags:
-        _request(
-            "PUT", f"{base}/manifests/{tag}", image.manifests[-1][1], image.manifests[-1][0]
-        ).close()
+        put_manifest(registry, repository, tag, raw, media_type)
     return image.digest
+
+
+def put_blob(registry: str, repository: str, digest: str, data: bytes) -> None:
+    """Puts a blob into a repository over plain HTTP."""
+    with _request("POST", f"http://{registry}/v2/{repository}/blobs/uploads/") as answer:
+        location = answer.headers["Location"]
+    separator = "&" if "?" in location else "?"
+    _request("PUT", f"{location}{separator}digest={digest}", data).close()
+
+
+def put_manifest(
+    registry: str, repository: str, reference: str, raw: bytes, media_type: str
+) -> None:
+    """Puts a manifest into a repository over plain HTTP, under a tag or its digest."""
+    url = f"http://{registry}/v2/{repository}/manifests/{reference}"
+    _request("PUT", url, raw, media_type).close()
 
 
 def _request(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +16,7 @@ import yaml
 
 from tests.integration.net import free_port, get
 from tests.integration.process import end, run, spawn
+from tests.needs import executable
 
 __all__ = ["ONE_USER", "DockerRegistry", "Request"]
 
@@ -59,6 +62,7 @@ class DockerRegistry:
         directory: where configuration, storage and log go.
         tls: certificate and key files; plain HTTP without.
         htpasswd: the line of an htpasswd file (bcrypt) for one user: nobody else may enter.
+        token: realm, service, issuer and the file of the issuer's certificate, as `auth: token` takes them.
         memory: keep the content in the process, where no disk takes part; it ends with the process.
         program: the executable; distribution v3's is another one than Debian's.
     """
@@ -69,6 +73,7 @@ class DockerRegistry:
         *,
         tls: tuple[Path, Path] | None = None,
         htpasswd: str = "",
+        token: Mapping[str, str] | None = None,
         memory: bool = False,
         program: str = "docker-registry",
     ) -> None:
@@ -77,6 +82,7 @@ class DockerRegistry:
         self.address = f"127.0.0.1:{self.port}"
         self._tls = tls
         self._htpasswd = htpasswd
+        self._token = token
         self._memory = memory
         self._program = program
         self._log = directory / "registry.log"
@@ -104,7 +110,13 @@ class DockerRegistry:
         config = self.directory / "config.yml"
         config.write_text(yaml.safe_dump(self._config()))
         with self._log.open("ab") as log:
-            self._process = spawn([self._program, "serve", str(config)], output=log)
+            program = executable(self._program) or self._program
+            self._process = spawn(
+                [program, "serve", str(config)],
+                output=log,
+                # distribution v3 would send traces to a collector
+                environment={**os.environ, "OTEL_TRACES_EXPORTER": "none"},
+            )
         deadline = time.monotonic() + 10
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -184,6 +196,8 @@ class DockerRegistry:
             file = self.directory / "htpasswd"
             file.write_text(self._htpasswd + "\n")
             config["auth"] = {"htpasswd": {"realm": "test", "path": str(file)}}
+        if self._token is not None:
+            config["auth"] = {"token": dict(self._token)}
         return config
 
     def _answers(self) -> bool:

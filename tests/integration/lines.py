@@ -1,37 +1,49 @@
-"""A slow line to a registry: toxiproxy, with latency and a limit for each connection."""
+"""A line to a registry that is slow or breaks: toxiproxy."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import time
 import urllib.request
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from tests.integration.net import free_ports
+from tests.needs import executable
 
-__all__ = ["PROGRAMS", "Lines"]
+__all__ = ["Lines", "slow"]
 
-#: `go install` names it after its folder; packages call it toxiproxy-server.
-PROGRAMS = ("toxiproxy-server", "toxiproxy")
+
+def slow(*, latency: int, rate: int) -> list[dict[str, Any]]:
+    """The toxics of a distant registry. Args: milliseconds for each answer; kB a second for each connection."""
+    limits = [
+        {"type": "bandwidth", "stream": stream, "attributes": {"rate": rate}}
+        for stream in ("upstream", "downstream")
+    ]
+    return [
+        *limits,
+        {"type": "latency", "stream": "downstream", "attributes": {"latency": latency}},
+    ]
 
 
 class Lines:
     """A toxiproxy server as a context manager; every line has its own port of this machine."""
 
-    def __init__(self, *, latency: int, rate: int) -> None:
-        """Args: latency of each direction together in milliseconds, rate in kB a second for each connection."""
-        self._latency, self._rate = latency, rate
+    def __init__(self, *toxics: Mapping[str, Any]) -> None:
+        """Args: `toxics` as toxiproxy's API takes them; every line gets them all."""
+        self._toxics = toxics
         self._api, *self._ports = free_ports(9)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         """Starts it. Raises SystemExit if it is not installed."""
-        program = next(filter(None, map(shutil.which, PROGRAMS)), None)
+        program = executable("toxiproxy-server")
         if program is None:
-            raise SystemExit(f"none of {', '.join(PROGRAMS)} is on the PATH")
+            raise SystemExit(
+                "toxiproxy-server is not installed; tests/integration/go_tools.sh builds it"
+            )
         self._process = subprocess.Popen(
             [program, "-port", str(self._api)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -61,15 +73,9 @@ class Lines:
         address = f"127.0.0.1:{self._ports.pop()}"
         name = address.rpartition(":")[2]
         self._call("POST", "proxies", {"name": name, "listen": address, "upstream": upstream})
-        for stream in ("upstream", "downstream"):
-            limit = {"type": "bandwidth", "stream": stream, "attributes": {"rate": self._rate}}
-            self._call("POST", f"proxies/{name}/toxics", limit)
-        delay = {
-            "type": "latency",
-            "stream": "downstream",
-            "attributes": {"latency": self._latency},
-        }
-        self._call("POST", f"proxies/{name}/toxics", delay)
+        for toxic in self._toxics:
+            # the name is the type and the direction, which must differ
+            self._call("POST", f"proxies/{name}/toxics", dict(toxic))
         return address
 
     def end(self, address: str) -> None:
