@@ -11,10 +11,13 @@ from itertools import islice
 from typing import Literal
 
 from copycat.controller.inventory import Inventory
+from copycat.errors import InvalidReference
 from copycat.kube.events import EventWriter, Notice, ObjectKey
 from copycat.kube.kinds import KINDS
+from copycat.kube.selection import Selection
 from copycat.kube.workload import Workload
 from copycat.mirror.request import MirrorRequest, MirrorResult
+from copycat.oci.reference import Reference
 
 __all__ = ["MAX_WORKLOADS", "FailureEvents"]
 
@@ -42,6 +45,7 @@ _WORDS: Mapping[str, str] = {
     "foreign_layers": "part of it is served by no registry",
     "invalid_manifest": "it has no valid manifest",
     "invalid_reference": "that is no name of an image",
+    "not_allowed": "its registry is not one of those that may be mirrored",
     "not_found": "it does not exist, or is not visible without other credentials",
     "platform_missing": "it lacks a platform that is wanted",
     "private_image": "it needs a pull secret, and its copy would be open to others",
@@ -59,9 +63,10 @@ _WORDS: Mapping[str, str] = {
 class FailureEvents:
     """Implements the controller's Observer."""
 
-    def __init__(self, inventory: Inventory, writer: EventWriter) -> None:
+    def __init__(self, inventory: Inventory, selection: Selection, writer: EventWriter) -> None:
         """Args: `writer` must be running for anything to be written."""
         self._inventory = inventory
+        self._selection = selection
         self._writer = writer
 
     def started(self, request: MirrorRequest) -> None:
@@ -83,17 +88,30 @@ class FailureEvents:
             message=_message(request, result),
         )
 
-    def unnamed(self, image: str) -> None:
-        """Report a text of a workload that names no image."""
-        bad = self._inventory.invalid.get(image)
-        if bad is not None:
-            words = _WORDS["invalid_reference"]
-            self._report(
-                image,
-                bad.users.values(),
-                reason=_REASONS["failed"],
-                message=f"{image[:300]} is not mirrored: {words} (invalid_reference)",
-            )
+    def look_at(self, old: Workload | None, new: Workload | None) -> None:
+        """A workload came or changed: report what of it is never even tried."""
+        invalid = self._inventory.invalid
+        if new is None or not (invalid or self._selection.allowed_registries):
+            return
+        if not self._selection.admits(new):
+            return
+        before = {image.image for image in old.images} if old else set()
+        for image in sorted({image.image for image in new.images} - before):
+            if image in invalid:
+                self._never(image, new, "failed", "invalid_reference")
+            elif self._is_denied(image):
+                self._never(image, new, "denied", "not_allowed")
+
+    def _is_denied(self, image: str) -> bool:
+        try:
+            reference = Reference.parse(image)
+        except InvalidReference:
+            return False
+        return not (self._selection.excluded(reference) or self._selection.allowed(reference))
+
+    def _never(self, image: str, user: Workload, state: str, reason: str) -> None:
+        message = f"{image[:300]} is not mirrored: {_WORDS[reason]} ({reason})"
+        self._report(image, (user,), reason=_REASONS[state], message=message)
 
     def _report(self, image: str, users: Iterable[Workload], *, reason: str, message: str) -> None:
         for owner, candidates in sorted(_owners(users).items())[:MAX_WORKLOADS]:

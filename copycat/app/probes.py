@@ -47,6 +47,7 @@ class Probes:
         self._stale = ""
         self._unreachable_at = float("-inf")
         self._begun = False
+        self._met = False
         self.term: Term | None = None
 
     def follow(self, term: Term | None) -> None:
@@ -72,8 +73,7 @@ class Probes:
         term = self.term
         if term is None:
             # between two terms of one leader nothing has become worse
-            standby = "" if self._lease is not None or self._begun else "it has not begun to work"
-            return [*checks, Check(name="standby", error=standby)]
+            return [*checks, Check(name="standby", error=self._standby())]
         self._note()
         for informer in term.informers:
             waiting = not (informer.settled or self._begun)
@@ -81,6 +81,15 @@ class Probes:
             checks.append(Check(name=f"informer-{informer.resource}", error=error))
         error = "" if self._begun else "it has not begun to work"
         return [*checks, Check(name="controller", error=error)]
+
+    def _standby(self) -> str:
+        """Empty, or why who does not work is not even able to stand by."""
+        if self._begun:
+            return ""
+        if self._lease is None:
+            return "it has not begun to work"
+        self._met = self._met or bool(self._lease.holder)
+        return "" if self._met else "the Kubernetes API has not said yet who leads"
 
     async def watch_the_watches(self) -> None:
         """Look at them now and then, for ever."""

@@ -66,7 +66,9 @@ class Term:
         # what would fail is no news of a dry mode
         dry = settings.dry_run or settings.dry_pull
         self._events = None if dry else self._make_events(identity)
-        self._failures = FailureEvents(inventory, self._events) if self._events else None
+        self._failures = None
+        if self._events is not None:
+            self._failures = FailureEvents(inventory, selection_of(settings), self._events)
         self.controller = self._make_controller(inventory, may_write)
         self._nodes = NodeReader(client, inventory.node)
         self.informers: list[Informer[Workload] | Informer[Node]] = []
@@ -147,13 +149,8 @@ class Term:
         if new is not None and self._settings.check_node_platform:
             self._nodes.want(new.node)
         self.controller.observe(old, new)
-        invalid = self.controller.inventory.invalid
-        if self._failures is None or new is None or not invalid:
-            return
-        before = {image.image for image in old.images} if old else set()
-        for image in {image.image for image in new.images} - before:
-            if image in invalid:
-                self._failures.unnamed(image)
+        if self._failures is not None:
+            self._failures.look_at(old, new)
 
     def _make_events(self, identity: str) -> EventWriter:
         wall, namespaces = self._times.wall, selection_of(self._settings).literal_namespaces()

@@ -55,7 +55,7 @@ def finished(*workloads: Workload, **result: Any) -> list[Notice]:
     heard = Heard()
     request = MirrorRequest(Reference.parse(IMAGE), "mirror/team/app")
     target = Reference.parse("t.example/mirror/team/app:1")
-    events = FailureEvents(inventory, heard)
+    events = FailureEvents(inventory, Selection(include_namespaces=("*",)), heard)
     events.started(request)
     events.moved(request, "pull", 1)
     events.finished(request, MirrorResult(target=target, **result))
@@ -173,6 +173,29 @@ async def test_failures_become_events(world: World) -> None:
     assert "not_found" in events["absent"]["message"]
     assert "UPPER CASE//bad" in events["broken"]["message"]
     assert events["absent"]["reportingInstance"].startswith("copycat_")
+
+
+async def test_a_registry_that_is_not_allowed(world: World) -> None:
+    """Whoever uses an image that policy denies is told that there is no copy; skipped and excluded ones are not."""
+    world.source.add_image("good", "1", seed="good")
+    world.deployment("good", world.image("good:1"))
+    world.deployment("denied", "ghcr.io/team/app:1")
+    world.deployment("excluded", "quay.io/team/app:1")
+    world.deployment("skipped", "ghcr.io/team/app:2")
+    flags = {
+        "allowed_registries": world.source.address,
+        "exclude_registries": "quay.io",
+        "skip_names__deployments": "skipped",
+    }
+    async with world.running(**flags) as program:
+        await protected(program, 1)
+        await until(lambda: bool(world.api.objects("events")))
+    [event] = world.api.objects("events")
+    assert event["involvedObject"]["name"] == "denied"
+    assert event["reason"] == "ImageMirrorDenied"
+    assert event["message"] == (
+        "ghcr.io/team/app:1 is not mirrored: its registry is not one of those that may be mirrored (not_allowed)"
+    )
 
 
 async def test_a_sidecar_is_told_on_the_deployment(world: World) -> None:

@@ -138,6 +138,23 @@ async def test_trouble_that_a_restart_does_not_cure(world: World, trouble: str) 
         assert (await fetch(program, "health", "/readyz"))[0] == 200
 
 
+async def test_a_standby_must_have_met_the_api(world: World) -> None:
+    """With leader election, who never reached the API is not ready; who stands by is, also when the API goes later."""
+    world.api.hang()
+    async with world.running(leader_elect=True) as program:
+        status, text = await fetch(program, "health", "/readyz?verbose")
+        assert status == 500
+        assert "has not said yet who leads" in text
+        assert (await healthz(program))[0] == 200
+        world.api.resume()
+        await until(lambda: program.facade.status().ready)
+        async with world.running(leader_elect=True) as standby:
+            await until(lambda: bool(standby.facade.holder()))
+            assert (await fetch(standby, "health", "/readyz"))[0] == 200
+            await world.api.stop()
+            assert (await fetch(standby, "health", "/readyz"))[0] == 200
+
+
 class Overdue(Lease):
     """A Lease whose end somebody did not notice."""
 
