@@ -254,15 +254,12 @@ class EventWriter:
         """
         for kind, namespace, name in notice.candidates:
             row = _KINDS[kind]
-            answer = await self._client.request(
-                "GET",
-                row.path(namespace),
-                params={"fieldSelector": f"metadata.name={name}", "limit": "1"},
-            )
+            params = {"fieldSelector": f"metadata.name={name}", "limit": "1"}
             try:
+                answer = await self._client.request("GET", row.path(namespace), params=params)
                 items = _FOUND.decode(answer).items or ()
-            except msgspec.DecodeError:
-                continue
+            except (KubeDenied, KubeNotFound, msgspec.DecodeError):
+                continue  # a kind that we may not see, or that is not served
             for item in items:
                 return {
                     "apiVersion": row.group_path.removeprefix("/apis/").removeprefix("/api/"),

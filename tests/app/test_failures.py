@@ -228,6 +228,19 @@ async def test_none_in_dry_modes(world: World, mode: str) -> None:
     assert not any(r.resource == "events" for r in world.api.requests)
 
 
+async def test_none_on_standby(world: World) -> None:
+    """Who stands by tells nothing: the Event is the leader's."""
+    world.deployment("absent", world.image("absent:1"))
+    async with world.running(leader_elect=True) as leader:
+        await until(lambda: bool(world.api.objects("events")))
+        async with world.running(leader_elect=True) as standby:
+            await until(lambda: bool(standby.facade.holder()))
+            assert standby.facade.holder() == leader.facade.holder()
+        [event] = world.api.objects("events")
+        assert event["reportingInstance"] == leader.facade.holder()
+    assert sum(1 for r in world.api.requests if r.resource == "events") == 1
+
+
 async def test_without_permission_the_work_goes_on(world: World) -> None:
     """Without the right to write Events everything is copied all the same, and one request found out."""
     world.api.forbid("events")

@@ -50,6 +50,7 @@ def test_the_rights_are_enough_and_all_used(
     """
     digest = push(single_image("chart"), source.address, "some/image", "1")
     workloads.deployment("some", f"{source.address}/some/image:1")
+    workloads.deployment("broken", f"{source.address}/no/image:1")
     account = rendered.pod["serviceAccountName"]
     token = workloads.kubectl("create", "token", account, "-n", setup.namespace).strip()
     kube = setup.kube
@@ -75,6 +76,8 @@ def test_the_rights_are_enough_and_all_used(
             lambda: ("update", "leases") in asked(kube, user),
             "the Lease's renewal in the audit log",
         )
+        until(lambda: ("create", "events") in asked(kube, user), "an Event in the audit log")
+        program.wait_for_log(lambda e: e["msg"] == "permissions are complete")
         assert program.terminate() == 0
     refused = [e for e in kube.audited(user) if e.get("responseStatus", {}).get("code") == 403]
     assert [e["requestURI"] for e in refused] == []

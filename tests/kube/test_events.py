@@ -177,6 +177,18 @@ async def test_the_first_candidate_that_exists(api: KubeApi, client: KubeClient)
     assert event["involvedObject"]["apiVersion"] == "v1"
 
 
+async def test_an_owner_that_may_not_be_seen(api: KubeApi, client: KubeClient) -> None:
+    """Where Deployments may not be listed the Event is put on the Pod, which may."""
+    pod: ObjectKey = ("Pod", "shop", "web-x7k2p")
+    create(api, pod)
+    create(api)
+    api.forbid("deployments")
+    async with writing(client, Hours()) as writer:
+        writer.report(notice("a", WEB, pod))
+        await until(lambda: bool(api.objects("events")))
+    assert api.objects("events")[0]["involvedObject"]["kind"] == "Pod"
+
+
 async def test_one_workload_is_spared(api: KubeApi, client: KubeClient) -> None:
     """Of one workload at most 25 different failures are told at once, then one in five minutes; others are heard."""
     other: ObjectKey = ("Deployment", "shop", "other")
