@@ -132,7 +132,11 @@ async def _rehearse(
     if not policy.dry_pull:
         policy = replace(policy, dry_run=False)
     rehearsal = Rehearsal(
-        transport=engine.transport, target=engine.target, naming=engine.naming, policy=policy
+        transport=engine.transport,
+        target=engine.target,
+        naming=engine.naming,
+        policy=policy,
+        signatures=settings.signatures,
     )
     pulls = make_pulls(settings, engine, cluster.client) if cluster else None
     results = await look(rehearsal, inventory, printer, pulls=pulls)

@@ -85,9 +85,7 @@ class Mirror:
             request.source.repository,
             access=need.access,
         )
-        attempt = self._attempt(
-            request, need, source, self._target, self._copier, progress=progress
-        )
+        attempt = self._attempt(request, need, source, self._target, progress=progress)
         return await attempt.run()
 
     def _attempt(
@@ -96,7 +94,6 @@ class Mirror:
         need: Need,
         source: Repository,
         target: Target,
-        copier: Copier,
         *,
         progress: Progress = _no_progress,
     ) -> Attempt:
@@ -106,15 +103,14 @@ class Mirror:
             need=need,
             policy=self.policy,
             naming=self._naming,
-            copier=copier,
+            copier=self._copier,
             target_registry=target,
             source=source,
             architectures=self._architectures,
             known_architectures=self._known.get,
             sleep=self._sleep,
             progress=progress,
-            # what is rehearsed says nothing of them: whether there are any costs requests at every source
-            signatures=self._signatures if target is self._target else None,
+            signatures=self._signatures,
         )
 
     async def _architectures(self, source: Repository, document: Document) -> Collection[str]:

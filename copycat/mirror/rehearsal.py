@@ -20,6 +20,7 @@ from copycat.mirror.mirror import Mirror
 from copycat.mirror.naming import Naming
 from copycat.mirror.policy import Policy
 from copycat.mirror.request import MirrorRequest, MirrorResult, Need
+from copycat.mirror.signatures import Kind, Signatures
 from copycat.mirror.stage import Notes, Stage, StagedTarget
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import Descriptor, Document, is_foreign
@@ -55,6 +56,16 @@ class _Source(Repository):
 class _Counter(Blobs):
     """Notes the blobs that would be sent."""
 
+    def __init__(self, *, transport: Transport, stage: Stage) -> None:
+        # nobody asks for these metrics: what is only rehearsed is not counted among what happened
+        target = StagedTarget(transport, stage, Notes())
+        super().__init__(transport=transport, target=target, metrics=Metrics(version=""))
+        self._stage = stage
+
+    def _learn(self, repository: str, digest: Digest, home: str) -> None:
+        self._stage.found(repository, digest, home)
+        super()._learn(repository, digest, home)
+
     async def bring_one(self, job: Copy, blob: Descriptor) -> None:
         """Look whether the target has it, and a foreign layer whether the source has it."""
         if await job.target.has_blob(blob.digest):
@@ -75,21 +86,24 @@ class Rehearsal(Mirror):
         target: Target,
         naming: Naming,
         policy: Policy,
+        signatures: Kind = "none",
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         """Args: as the mirror's that is to be rehearsed."""
-        # nobody asks for them: what is only rehearsed is not counted among what happened
-        self._metrics = Metrics(version="")
+        self.stage = Stage(target)
+        self.notes: dict[MirrorRequest, Notes] = {}
+        copier = Copier(_Counter(transport=transport, stage=self.stage))
         super().__init__(
             transport=transport,
             target=target,
             naming=naming,
-            copier=Copier(_Counter(transport=transport, target=target, metrics=self._metrics)),
+            copier=copier,
             policy=policy,
+            signatures=None
+            if signatures == "none"
+            else Signatures(copier=copier, kind=signatures, policy=policy),
             sleep=sleep,
         )
-        self.stage = Stage(target)
-        self.notes: dict[MirrorRequest, Notes] = {}
 
     async def run(
         self, request: MirrorRequest, need: Need, *, progress: Progress | None = None
@@ -102,6 +116,5 @@ class Rehearsal(Mirror):
         notes = self.notes.setdefault(request, Notes())
         notes.home, notes.kept_for = need.access.home, need.access.kept_for
         target = StagedTarget(self._transport, self.stage, notes)
-        blobs = _Counter(transport=self._transport, target=target, metrics=self._metrics)
         source = _Source(self._transport, request, access=need.access, notes=notes)
-        return await self._attempt(request, need, source, target, Copier(blobs)).run()
+        return await self._attempt(request, need, source, target).run()

@@ -234,7 +234,4 @@ class StagedTarget(Target):
     ) -> set[Digest] | None:
         """As the real one, which is told only to read."""
         del make
-        known = await self._stage.target.known_blobs(repository, digests, make=False)
-        for digest in known or ():
-            self._stage.found(repository, digest, self._notes.home)
-        return known
+        return await self._stage.target.known_blobs(repository, digests, make=False)

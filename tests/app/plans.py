@@ -67,7 +67,7 @@ def manifest(*images: str, name: str = "web", secrets: Sequence[str] = ()) -> by
 
 
 #: What a request may be of which a registry notices nothing but that it was asked.
-_HARMLESS = frozenset({Phase.PING, Phase.TOKEN, Phase.HEAD_MANIFEST, Phase.GET_MANIFEST, Phase.HEAD_BLOB})  # fmt: skip
+_HARMLESS = frozenset({Phase.PING, Phase.TOKEN, Phase.HEAD_MANIFEST, Phase.GET_MANIFEST, Phase.HEAD_BLOB, Phase.REFERRERS})  # fmt: skip
 
 
 def untouched(registry: Registry) -> bool:

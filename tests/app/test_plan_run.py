@@ -75,6 +75,9 @@ def _fill(world: World, other: Registry) -> None:
     )
     for name in ("multi", "single", "pinned"):
         source.add(name, multi, "1")
+    signed = source.add_image("signed", "1", seed="signed")
+    source.add("signed", images.signature(signed), images.cosign_tag(signed))
+    source.add("signed", images.artifact(seed="sbom", size=5_000, subject=signed))
     source.add_image("vendor", "1", layers=[1_000, images.foreign_layer()])
     runs = source.add_image("runs", "1", seed="runs-now")
     earlier = images.image(seed="runs-earlier")
@@ -87,7 +90,7 @@ def _fill(world: World, other: Registry) -> None:
 
 def _use(world: World, other: Registry, *, pinned: str, earlier: str, now: str) -> None:
     used = [
-        *(world.image(f"{n}:1") for n in ("a", "b", "stands", "half", "moved", "foreign", "multi", "vendor", "same", "gone")),
+        *(world.image(f"{n}:1") for n in ("a", "b", "stands", "half", "moved", "foreign", "multi", "vendor", "signed", "same", "gone")),
         world.image(f"pinned@{pinned}"),
         f"{other.address}/same:1",
         f"{world.target.address}/mine:1",
