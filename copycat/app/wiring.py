@@ -6,6 +6,7 @@ Lower layers get plain values; whoever wants to know what a key does follows it 
 from __future__ import annotations
 
 import os
+import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -68,6 +69,7 @@ async def open_engine(
     clock: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    jitter: Callable[[], float] = random.random,
 ) -> AsyncIterator[Engine]:
     """The engine of a configuration; everything in it is closed at the end.
 
@@ -76,6 +78,7 @@ async def open_engine(
         environ: where credentials, identities and proxies are found, besides what the settings hold.
         workstation: whether `docker login` counts without DOCKER_CONFIG too.
         clock, wall: seconds that only grow, and Unix time, by which the logins of clouds end.
+        sleep, jitter: waiting, and which part of a delay is waited (0 to 1).
 
     Raises:
         ConfigError: the configuration cannot be used after all.
@@ -117,6 +120,9 @@ async def open_engine(
                 resolver=resolver,
                 ssl_context=ssl_context,
                 proxies=Proxies(environ),
+                clock=clock,
+                sleep=sleep,
+                jitter=jitter,
             )
         )
         target = builder.target(transport)

@@ -338,7 +338,8 @@ def _checked_all(served: list[DescriptorJSON] | None, place: str) -> tuple[Descr
 
     if len(served) > MAX_DESCRIPTORS:
         raise InvalidManifest(
-            f"{place} has {len(served)} entries, at most {MAX_DESCRIPTORS} are allowed"
+            f"{place} has {len(served)} entries, at most {MAX_DESCRIPTORS} are allowed",
+            reason="too_large",
         )
 
     return tuple(d.checked(f"{place}[{i}]") for i, d in enumerate(served))

@@ -69,6 +69,8 @@ class Login:
     """Candidates (by their keys) → the one that was accepted."""
     exchanged: set[str] = field(default_factory=set)
     """Static tokens that the registry wants exchanged."""
+    fresh: str = ""
+    """A renewed header that was not accepted yet: if it is refused, another fresh one is no better."""
 
     def scopes(self, endpoint: Endpoint) -> tuple[str, ...]:
         """Our own scope first: some registries honour only the first."""
@@ -310,7 +312,7 @@ class Exchange:
 
     async def _renew(self) -> bool:
         """A fresh token, or fresh credentials from a keychain that makes them; once."""
-        if self._renewed:
+        if self._renewed or (self._sent and self._sent == self._login.fresh):
             return False
         self._renewed = True
         credentials = self.credentials
@@ -326,7 +328,7 @@ class Exchange:
         ):
             return self.credentials is not None and self.credentials != credentials
         try:
-            await self._header(refused=sent.removeprefix("Bearer "))
+            self._login.fresh = await self._header(refused=sent.removeprefix("Bearer ")) or ""
         except Unauthorized:
             return False
         return True
@@ -341,5 +343,6 @@ class Exchange:
 
     def accepted(self) -> None:
         """The answer was no refusal: start here the next time."""
+        self._login.fresh = ""
         if self._index or self._keys in self._login.start:
             self._login.start[self._keys] = self._index

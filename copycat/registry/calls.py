@@ -19,7 +19,7 @@ WATCHDOG = 120.0
 
 
 class BodySpent(Unavailable):
-    """A streaming body met a refusal that a new login cures: begin the upload again."""
+    """A streaming body met a refusal that a new login may cure: begin the upload again."""
 
     default_reason = "login_renewed"
 
@@ -52,6 +52,8 @@ class Call:
     """How long a token must still last."""
     counted: bool = False
     """The registry may count it against a pull quota."""
+    renew: bool = True
+    """After a refusal, try it with another login."""
     small: bool = True
     """Takes a place in the host's lane for small requests."""
 

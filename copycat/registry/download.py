@@ -87,11 +87,16 @@ class Download:
                     if verifier.received < size:
                         # A body that ends with the connection ends early without any error.
                         raise self._unavailable("the stream ended early", "short")
+                except DigestMismatch as error:
+                    raise self._wrong(error) from error
                 except NETWORK_ERRORS as error:
                     await self._break(network_error(self._place, error, host=self._host))
                 except Unavailable as error:
                     await self._break(error)
-        last = verifier.finish()
+        try:
+            last = verifier.finish()
+        except DigestMismatch as error:
+            raise self._wrong(error) from error
         if last:
             yield last
 
@@ -213,12 +218,21 @@ class Download:
             raise error
         label = transport.metrics.registry_label(self._place.registry)
         transport.metrics.retries.labels(label, error.reason).inc()
-        await transport.sleep(min(left, transport.retry.delay(self._failures, transport.jitter)))
+        pause = error.retry_after or transport.retry.delay(self._failures, transport.jitter)
+        await transport.sleep(min(left, pause))
 
     def _wasted(self) -> float:
         """Seconds spent on resuming so far."""
         now = 0.0 if self._broken_at is None else self._transport.clock() - self._broken_at
         return self._spent + now
+
+    def _wrong(self, error: DigestMismatch) -> DigestMismatch:
+        """The verifier's error with where the bytes came from."""
+        return DigestMismatch(
+            error.message if error.side else f"{self._place.who}: {self._place.what}: {error}",
+            side=self._place.side,
+            reference=self._place.reference,
+        )
 
     def _unavailable(self, text: str, reason: str) -> Unavailable:
         return Unavailable(

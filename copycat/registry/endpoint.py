@@ -59,6 +59,8 @@ class Endpoint:
     """Repositories that it refused to mount from."""
     mounts: bool = False
     """It has taken a blob from another of its repositories."""
+    no_cancel: bool = False
+    """It lets us cancel no upload."""
     head_useless: bool = False
     """HEAD of a manifest is not supported or tells no digest."""
     no_referrers_until: float = 0.0

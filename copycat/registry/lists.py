@@ -38,6 +38,8 @@ def described(reply: Reply, reference: str | Digest) -> Descriptor | None:
         if isinstance(reference, str):
             return None
         digest = reference
+    if isinstance(reference, str) and digest.algorithm != "sha256":
+        return None  # what a GET of the tag would be called is its sha256
     if isinstance(reference, Digest):
         if digest.algorithm == reference.algorithm and digest != reference:
             return None

@@ -114,7 +114,7 @@ class Sender:
 
     @staticmethod
     async def _try_again(exchange: Exchange, call: Call, reply: Reply) -> bool:
-        if not await exchange.refused(reply.status, reply.headers, reply.body):
+        if not call.renew or not await exchange.refused(reply.status, reply.headers, reply.body):
             return False
         if call.stream is None:
             return True

@@ -374,7 +374,10 @@ class Transport:
         )
         call = Call(method=method, url=url, place=place, headers=headers, body=body, follow=False)
         response = await self._wire.send(endpoint, call, url, None)
-        return await self._wire.read(endpoint, call, Answer(response=response, foreign=True))
+        reply = await self._wire.read(endpoint, call, Answer(response=response, foreign=True))
+        # Without a token nothing can be asked of the registry either.
+        self._wire.heed(endpoint, reply)
+        return reply
 
 
 def endpoint_host(text: str) -> str:

@@ -11,7 +11,7 @@ import random
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -20,7 +20,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from copycat.errors import HostNotAllowed, RegistryError, Unavailable, printable
+from copycat.errors import HostNotAllowed, RegistryError, Throttled, Unavailable, printable
 from copycat.logs import get_logger
 from copycat.metrics import Metrics
 from copycat.registry.answers import (
@@ -44,13 +44,15 @@ from copycat.registry.hosts import (
     netloc,
     same_origin,
 )
-from copycat.registry.limits import RetryPolicy, parse_retry_after
+from copycat.registry.limits import HostGate, RetryPolicy, parse_retry_after
 
 __all__ = ["Wire"]
 
 _log = get_logger(__name__)
 
 MAX_HOPS = 10
+#: Stores behind registries of which it is remembered that they asked for patience.
+MAX_STORES = 256
 READ_BUFFER = 256 * 1024
 CONNECT_TIMEOUT = 15.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -82,6 +84,7 @@ class Wire:
         self._resolver, self._user_agent = resolver, user_agent
         self._clock, self._jitter = clock, jitter
         self._timeouts: dict[float | None, aiohttp.ClientTimeout] = {}
+        self._stores: dict[str, HostGate] = {}
         self._warned: deque[str] = deque(maxlen=256)
         self._stack = AsyncExitStack()
         self._session: aiohttp.ClientSession | None = None
@@ -130,6 +133,8 @@ class Wire:
         url = call.url or endpoint.url(call.repository, call.path)
         for _ in range(MAX_HOPS + 1):
             foreign = not same_origin(url, endpoint.base)
+            if foreign:
+                self._admit(endpoint, call, url)
             response = await self.send(endpoint, call, url, None if foreign else authorization)
             target = self._redirect(call, url, response)
             if target is None:
@@ -152,6 +157,18 @@ class Wire:
             reason="redirect_loop",
             temporary=False,
         )
+
+    def _admit(self, endpoint: Endpoint, call: Call, url: URL) -> None:
+        """Leave a store alone that asked for it. Raises Throttled."""
+        store = self._stores.get(netloc(url))
+        if store is not None and (wait := store.remaining()) > 0:
+            raise Throttled(
+                f"{call.place.who}: the storage {url.host} behind it asked to be left alone for another {wait:.0f} s.",
+                side=call.place.side,
+                reference=call.place.reference,
+                registry=endpoint.registry,
+                retry_after=wait,
+            )
 
     @staticmethod
     def _redirect(call: Call, url: URL, response: aiohttp.ClientResponse) -> URL | None:
@@ -269,16 +286,33 @@ class Wire:
 
     def error(self, endpoint: Endpoint, call: Call, reply: Reply) -> RegistryError:
         """The error for a reply; a Retry-After (or a 429 without one) shuts the host's gate."""
-        retry_after = None
-        if reply.status in TRANSIENT and not reply.foreign:
-            value = reply.headers.get("Retry-After")
-            retry_after = parse_retry_after(value) if value else None
-            shut = retry_after
-            if shut is None and reply.status == 429:
-                shut = self._retry.delay(1, self._jitter)
-            if shut:
-                self._metrics.throttled.labels(endpoint.label).inc(endpoint.limits.gate.shut(shut))
-        return status_error(call.place, reply, retry_after=retry_after)
+        if reply.foreign:
+            # What a store asks for is no reason to leave the registry before it alone.
+            if (patience := _patience(reply)) is not None:
+                self._leave_alone(netloc(reply.url), patience)
+            return status_error(call.place, reply, retry_after=patience)
+        return status_error(call.place, reply, retry_after=self.heed(endpoint, reply))
+
+    def _leave_alone(self, store: str, seconds: float) -> None:
+        if len(self._stores) >= MAX_STORES:
+            self._stores = {k: gate for k, gate in self._stores.items() if gate.remaining()}
+        self._stores.setdefault(store, HostGate(clock=self._clock)).shut(seconds)
+
+    def heed(self, endpoint: Endpoint, reply: Reply) -> float | None:
+        """Shut the host's gate if the reply asks for it; the seconds that it named."""
+        named = _patience(reply)
+        shut = named
+        if shut is None and reply.status == 429:
+            shut = self._retry.delay(1, self._jitter)
+        if shut:
+            self._metrics.throttled.labels(endpoint.label).inc(endpoint.limits.gate.shut(shut))
+        return named
+
+
+def _patience(reply: Reply) -> float | None:
+    """What Retry-After asks for, in seconds."""
+    value = reply.headers.get("Retry-After") if reply.status in TRANSIENT else None
+    return parse_retry_after(value) if value else None
 
 
 def _form(call: Call) -> bytes:
@@ -289,6 +323,13 @@ def _form(call: Call) -> bytes:
 def _payload(call: Call) -> bytes | io.BytesIO | AsyncIterable[bytes] | None:
     if call.stream is not None:
         return call.stream
+    if call.method == "PUT" and not call.retry:
+        # aiohttp sends what it can send again by itself, and nobody else decides about a used upload session.
+        return _once(call.body or b"")
     # aiohttp writes large bytes in one piece, and warns about it.
     large = call.body is not None and len(call.body) > READ_BUFFER
     return io.BytesIO(call.body or b"") if large else call.body
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body

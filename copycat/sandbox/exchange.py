@@ -93,6 +93,8 @@ class Core:
     location_style: LocationStyle = "absolute"
     exists: Callable[[str], bool | Awaitable[bool]] | None = None
     immutable_tags: bool = False
+    switch_off: Callable[[], None] = lambda: None
+    """Breaks every connection of the server and refuses new ones."""
 
     signatures: dict[str, float] = field(default_factory=dict)
     """Query of each signed URL → end of its life."""
@@ -177,6 +179,9 @@ class Exchange:
         if fault is None:
             return
         self.fault = fault
+        if fault.down:
+            self.core.switch_off()
+            raise Aborted
         await fault.pause()
         if fault.reset and fault.cut_at is None and not fault.after:
             self.abort(reset=True)
@@ -198,7 +203,7 @@ class Exchange:
 
     def abort(self, *, reset: bool) -> None:
         """Breaks the connection."""
-        close(self.request, reset=reset)
+        close(self.request.transport, reset=reset)
         raise Aborted
 
     async def read_body(self, feed: Callable[[bytes], None]) -> None:
@@ -256,6 +261,7 @@ def open_exchange(core: Core, request: web.BaseRequest, *, foreign: bool = False
         authorized="Authorization" in request.headers,
         host=request.host,
         headers=request.headers,
+        at=core.clock(),
         connection=f"{peer[0]}:{peer[1]}" if peer else "",
     )
     return Exchange(core=core, request=request, route=route, entry=core.ledger.begin(entry))

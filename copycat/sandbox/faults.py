@@ -30,8 +30,10 @@ class FaultOptions(TypedDict, total=False):
     body: bytes | None
     after: bool
     answer_at: int | None
+    run: Callable[[Request], object] | None
     hold: _Event | None
     delay: float
+    down: bool
     reset: bool
     cut_at: int | None
     stall_at: int | None
@@ -66,6 +68,10 @@ class Fault:
     """Act first (a blob is stored), then answer `status` or reset: the reply that is lost."""
     answer_at: int | None = None
     """For uploads: answer `status` when so many bytes of the body were read, 0 before any."""
+    run: Callable[[Request], object] | None = None
+    """Called when its turn has come, before anything else: a tag moves, tokens run out."""
+    down: bool = False
+    """The machine goes off at this request: nobody listens any more and every connection breaks (`Registry.start` brings it back)."""
     hold: _Event | None = None
     """Wait for it before anything else (at `stall_at`, if that is set)."""
     delay: float = 0.0
@@ -155,7 +161,11 @@ class FaultInjector:
     def take(self, phase: Phase, request: Request) -> Fault | None:
         """The fault whose turn it is, if any. Every fault of the phase counts the request."""
         due = [fault for fault in self._faults if fault.phase is phase and fault.wants(request)]
-        return due[0] if due else None
+        if not due:
+            return None
+        if due[0].run is not None:
+            due[0].run(request)
+        return due[0]
 
     def clear(self) -> None:
         """Lets go what is stalled and forgets all faults."""

@@ -7,21 +7,38 @@ duplicate layers, foreign layers, sha512, inline data, no layers, referrers, cos
 
 from __future__ import annotations
 
-import base64
-import gzip
-import io
 import json
 import random
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 from copycat.oci.manifest import Document, parse_document
+from copycat.sandbox.parts import (
+    DOCKER_CONFIG,
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    EMPTY_CONFIG,
+    IN_TOTO,
+    OCI_CONFIG,
+    OCI_EMPTY,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    SCHEMA1,
+    Blob,
+    empty_layer,
+    foreign_layer,
+    layer,
+    make_blob,
+)
 from copycat.sandbox.store import StoredManifest, digest_of
 
 __all__ = [
+    "DOCKER_MANIFEST",
     "EMPTY_CONFIG",
+    "OCI_INDEX",
+    "OCI_MANIFEST",
+    "SCHEMA1",
     "Blob",
     "Image",
     "ImageOptions",
@@ -37,48 +54,7 @@ __all__ = [
     "signature",
 ]
 
-OCI_INDEX = "application/vnd.oci.image.index.v1+json"
-OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
-OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
-OCI_EMPTY = "application/vnd.oci.empty.v1+json"
-DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
-DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
-DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-FOREIGN_LAYER = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
-IN_TOTO = "application/vnd.in-toto+json"
-SCHEMA1 = "application/vnd.docker.distribution.manifest.v1+prettyjws"
-
 _CREATED = "2024-01-01T00:00:00Z"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Blob:
-    """A blob and how a manifest names it. `data` is None for one that lives elsewhere (`urls`)."""
-
-    media_type: str
-    digest: str
-    size: int
-    data: bytes | None = field(repr=False)
-    diff_id: str = ""
-    """The digest of the layer's tar, for the config."""
-    urls: tuple[str, ...] = ()
-    inline: bool = False
-    """The descriptor carries the bytes as `data`."""
-
-    def descriptor(self) -> dict[str, Any]:
-        """As JSON wants it."""
-        found: dict[str, Any] = {
-            "mediaType": self.media_type,
-            "digest": self.digest,
-            "size": self.size,
-        }
-        if self.urls:
-            found["urls"] = list(self.urls)
-        if self.inline and self.data is not None:
-            found["data"] = base64.b64encode(self.data).decode()
-        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,52 +118,6 @@ class ImageOptions(TypedDict, total=False):
     media_type_field: bool
 
 
-# Parts
-
-
-def layer(
-    size: int = 1024, *, seed: object = 0, docker: bool = False, algorithm: str = "sha256"
-) -> Blob:
-    """A gzip'd tar with one file of `size` random bytes. The blob is some 10 KiB larger: tar's padding, nothing is compressed."""
-    content = random.Random(f"{seed}:{size}").randbytes(size)
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        member = tarfile.TarInfo(f"srv/{seed}-{size}.bin"[-90:])
-        member.size = size
-        tar.addfile(member, io.BytesIO(content))
-    plain = stream.getvalue()
-    data = gzip.compress(plain, compresslevel=0, mtime=0)
-    return Blob(
-        media_type=DOCKER_LAYER if docker else OCI_LAYER,
-        digest=digest_of(data, algorithm),
-        size=len(data),
-        data=data,
-        diff_id=digest_of(plain),
-    )
-
-
-def empty_layer(algorithm: str = "sha256") -> Blob:
-    """A blob of no bytes at all, as old tools have pushed."""
-    digest = digest_of(b"", algorithm)
-    return Blob(media_type=OCI_LAYER, digest=digest, size=0, data=b"", diff_id=digest_of(b""))
-
-
-def foreign_layer(size: int = 512, *, seed: object = 0, url: str = "") -> Blob:
-    """A layer that its vendor serves; no registry has it."""
-    found = layer(size, seed=f"foreign-{seed}")
-    urls = (url or f"https://vendor.example/{found.digest}",)
-    return replace(found, media_type=FOREIGN_LAYER, data=None, urls=urls)
-
-
-def _blob(media_type: str, data: bytes, algorithm: str = "sha256", *, inline: bool = False) -> Blob:
-    digest = digest_of(data, algorithm)
-    return Blob(media_type=media_type, digest=digest, size=len(data), data=data, inline=inline)
-
-
-#: The two bytes that artifacts have for a config.
-EMPTY_CONFIG = _blob(OCI_EMPTY, b"{}")
-
-
 # Images
 
 
@@ -219,7 +149,7 @@ def image(
         for number, part in enumerate(layers)
     ]
     where = _platform(platform)
-    config = _blob(
+    config = make_blob(
         DOCKER_CONFIG if docker else OCI_CONFIG,
         _json(
             {
@@ -250,8 +180,8 @@ def artifact(
     algorithm: str = "sha256",
 ) -> Image:
     """An OCI artifact with the empty config; with a subject it is a referrer of it."""
-    content = _blob(artifact_type, random.Random(f"artifact:{seed}").randbytes(size), algorithm)
-    config = _blob(OCI_EMPTY, b"{}", algorithm, inline=True)
+    content = make_blob(artifact_type, random.Random(f"artifact:{seed}").randbytes(size), algorithm)
+    config = make_blob(OCI_EMPTY, b"{}", algorithm, inline=True)
     body = _manifest_body(
         OCI_MANIFEST,
         config,
@@ -270,8 +200,8 @@ def attestation(of: Image, *, seed: object = 0) -> Image:
         "subject": [of.digest],
         "seed": str(seed),
     }
-    content = replace(_blob(IN_TOTO, _json(statement)), diff_id=digest_of(_json(statement)))
-    config = _blob(
+    content = replace(make_blob(IN_TOTO, _json(statement)), diff_id=digest_of(_json(statement)))
+    config = make_blob(
         OCI_CONFIG,
         _json(
             {
@@ -334,9 +264,9 @@ def signature(of: Image, *, seed: object = 0) -> Image:
         },
         "optional": {"seed": str(seed)},
     }
-    content = _blob("application/vnd.dev.cosign.simplesigning.v1+json", _json(payload))
+    content = make_blob("application/vnd.dev.cosign.simplesigning.v1+json", _json(payload))
     content = replace(content, diff_id=content.digest)
-    config = _blob(
+    config = make_blob(
         OCI_CONFIG,
         _json(
             {

@@ -51,6 +51,8 @@ class Request:
     """An Authorization header came with it."""
     host: str = ""
     headers: Mapping[str, str] = field(repr=False, default_factory=dict)
+    at: float = 0.0
+    """When its head arrived, by the registry's clock."""
     connection: str = ""
     """Names the TCP connection, unlike any other of this run."""
     reused: bool = False

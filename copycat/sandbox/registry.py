@@ -14,38 +14,26 @@ A second origin on another port (`registry.cdn`) takes the place of the object s
 
 from __future__ import annotations
 
-import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from secrets import token_hex
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self, Unpack
-from urllib.parse import parse_qsl
 
-import anyio
 from aiohttp import web
 
 from copycat.sandbox import images
-from copycat.sandbox.exchange import Core, Exchange, LocationStyle, needed_scopes, open_exchange
+from copycat.sandbox.exchange import Core, LocationStyle
 from copycat.sandbox.faults import Fault, FaultInjector, FaultOptions
 from copycat.sandbox.images import Image, ImageOptions
 from copycat.sandbox.ledger import Ledger, Phase, Request
+from copycat.sandbox.listener import Listener
 from copycat.sandbox.profiles import Auth, Profile, profile_of
-from copycat.sandbox.pulls import Pulls, ranged
-from copycat.sandbox.pushes import Pushes
-from copycat.sandbox.reply import Aborted, Answered, Reply, deliver, refusal
+from copycat.sandbox.router import Router
 from copycat.sandbox.store import Store, StoredManifest, digest_of
 from copycat.sandbox.tokens import Allow, Authority
-from copycat.sandbox.uploads import Uploads
 
 __all__ = ["Registry"]
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
-#: Before this many seconds have passed, `stop()` cuts handlers that still run.
-_GRACE = 0.5
-#: Phases that their handlers enter by themselves, when a body is about to be read or has been.
-_OWN = {Phase.PING, Phase.START_UPLOAD, Phase.UPLOAD_BODY, Phase.COMMIT, Phase.PUT_MANIFEST}
 
 
 class Registry:
@@ -86,9 +74,6 @@ class Registry:
         row = profile_of(profile)
         if auth is None:
             auth = _default_auth(row, asked=bool(password) or anonymous)
-        self._host, self._port, self._cdn_port = host, port, 0
-        self._ssl = ssl_context
-        self._runners: list[web.ServerRunner] = []
         self._core = Core(
             store=Store(),
             ledger=Ledger(),
@@ -111,26 +96,11 @@ class Registry:
         )
         if password:
             self.authority.set_password(username or row.basic_user, password)
-        self._pulls = Pulls()
-        self._uploads = Uploads()
-        self._pushes = Pushes(self._pulls)
-        self._handlers: Mapping[tuple[str, str], Callable[[Exchange], Awaitable[Reply]]] = {
-            ("ping", "GET"): _pong,
-            ("manifest", "HEAD"): self._pulls.manifest,
-            ("manifest", "GET"): self._pulls.manifest,
-            ("manifest", "PUT"): self._pushes.put,
-            ("manifest", "DELETE"): self._pushes.delete,
-            ("blob", "HEAD"): self._pulls.blob,
-            ("blob", "GET"): self._pulls.blob,
-            ("blob", "DELETE"): self._pushes.delete_blob,
-            ("uploads", "POST"): self._uploads.start,
-            ("session", "PATCH"): self._uploads.patch,
-            ("session", "PUT"): self._uploads.put,
-            ("session", "GET"): self._uploads.status,
-            ("session", "DELETE"): self._uploads.cancel,
-            ("tags", "GET"): self._pulls.tags,
-            ("referrers", "GET"): self._pulls.referrers,
-        }
+        self._router = router = Router(self._core)
+        self._uploads = router.uploads
+        self._front = Listener(self.answer, host=host, port=port, ssl_context=ssl_context)
+        self._storage = Listener(router.answer_foreign, host=host, ssl_context=ssl_context)
+        self._core.switch_off = self.switch_off
 
     # Lifetime
 
@@ -146,55 +116,42 @@ class Registry:
     ) -> None:
         await self.stop()
 
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answers a request; a subclass may do so for paths of its own."""
+        return await self._router.answer(request)
+
     async def start(self) -> None:
         """Listens; after a `stop()` on the same ports as before."""
-        self._port = await self._listen(self._answer, self._port)
-        self._cdn_port = await self._listen(self._answer_foreign, self._cdn_port)
-        self._core.cdn = f"{self._core.scheme}://{self._host}:{self._cdn_port}"
+        await self._front.start()
+        await self._storage.start()
+        self._core.cdn = f"{self._core.scheme}://{self._storage.host}:{self._storage.port}"
 
     async def stop(self) -> None:
         """Stops listening and breaks all connections, as a machine that is switched off. Does nothing if it is not running."""
-        runners, self._runners = self._runners, []
-        with anyio.CancelScope(shield=True):
-            for runner in runners:
-                for site in list(runner.sites):
-                    await site.stop()
-                for connection in runner.server.connections if runner.server else []:
-                    connection.force_close()
-                await runner.cleanup()
+        await self._front.stop()
+        await self._storage.stop()
 
-    async def _listen(self, handler: Handler, port: int) -> int:
-        server = web.Server(
-            handler,
-            handler_cancellation=True,
-            access_log=None,
-            auto_decompress=False,
-            max_line_size=64 * 1024,
-            max_field_size=64 * 1024,
-        )
-        runner = web.ServerRunner(server, shutdown_timeout=_GRACE)
-        await runner.setup()
-        sock = socket.create_server((self._host, port), backlog=512, reuse_port=False)
-        await web.SockSite(runner, sock, ssl_context=self._ssl).start()
-        self._runners.append(runner)
-        return int(sock.getsockname()[1])
+    def switch_off(self) -> None:
+        """The same in the middle of whatever happens, as a power cut; `stop()` tidies up afterwards."""
+        self._front.switch_off()
+        self._storage.switch_off()
 
     # What it is
 
     @property
     def running(self) -> bool:
         """Listening."""
-        return bool(self._runners)
+        return self._front.running
 
     @property
     def address(self) -> str:
         """`host:port`, the registry part of a reference."""
-        return f"{self._host}:{self._port}"
+        return f"{self._front.host}:{self._front.port}"
 
     @property
     def port(self) -> int:
         """Of the registry."""
-        return self._port
+        return self._front.port
 
     @property
     def url(self) -> str:
@@ -269,8 +226,7 @@ class Registry:
     @property
     def open_connections(self) -> int:
         """Connections that clients hold, to both origins."""
-        servers = [runner.server for runner in self._runners]
-        return sum(len(server.connections) for server in servers if server is not None)
+        return self._front.connections + self._storage.connections
 
     @property
     def unique_blob_bytes(self) -> int:
@@ -326,94 +282,6 @@ class Registry:
         """Short for `faults.add`."""
         return self.faults.add(phase, **options)
 
-    # Answering
-
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        return await self._serve(open_exchange(self._core, request), self._handle)
-
-    async def _answer_foreign(self, request: web.BaseRequest) -> web.StreamResponse:
-        exchange = open_exchange(self._core, request, foreign=True)
-        if exchange.entry.authorized:
-            exchange.violation("credentials sent to another origin")
-        return await self._serve(exchange, self._handle_foreign)
-
-    async def _serve(
-        self, x: Exchange, handle: Callable[[Exchange], Awaitable[Reply]]
-    ) -> web.StreamResponse:
-        try:
-            reply = await _reply(x, handle)
-            self._note(x, reply)
-            return await deliver(x.request, x.entry, reply, x.fault)
-        except Aborted:
-            return web.Response()  # goes nowhere: the connection is closed
-        finally:
-            self._core.ledger.finish(x.entry)
-
-    def _note(self, x: Exchange, reply: Reply) -> None:
-        """The client now knows that the content is there."""
-        known = (Phase.HEAD_BLOB, Phase.HEAD_MANIFEST, Phase.GET_MANIFEST, Phase.PUT_MANIFEST)
-        if reply.status in (200, 201) and x.entry.phase in known:
-            self._pushes.acknowledged.add((x.repository, x.reference))
-        elif reply.status == 201 and x.route.kind in ("uploads", "session"):
-            digest = x.query.get("digest") or x.query.get("mount", "")
-            self._pushes.acknowledged.add((x.repository, digest))
-
-    async def _handle(self, x: Exchange) -> Reply:
-        phase = x.entry.phase
-        if phase in (Phase.PING, Phase.TOKEN):
-            await x.enter(phase)
-        if phase is Phase.TOKEN:
-            return await self._token(x)
-        header = x.request.headers.get("Authorization", "")
-        scopes = needed_scopes(x.route, x.method)
-        refused = self.authority.decide(header, scopes, x.origin, ping=phase is Phase.PING)
-        if refused is not None:
-            return refused
-        if self.profile.cookies and "Cookie" in x.request.headers:
-            x.violation("a cookie sent back")
-        reply = await self._dispatch(x, phase)
-        if self.profile.cookies:
-            reply.headers["Set-Cookie"] = f"sid={token_hex(8)}; Path=/; HttpOnly"
-        return reply
-
-    async def _dispatch(self, x: Exchange, phase: Phase) -> Reply:
-        handler = self._handlers.get((x.route.kind, x.method))
-        if handler is None:
-            x.violation("nothing that the specification knows")
-            return refusal(404, "UNSUPPORTED")
-        if phase not in _OWN:
-            await x.enter(phase)
-        return await handler(x)
-
-    async def _token(self, x: Exchange) -> Reply:
-        if x.method == "GET":
-            header = x.request.headers.get("Authorization", "")
-            return self.authority.get_token(header, x.query)
-        if x.method != "POST":
-            return refusal(405)
-        data = bytearray()
-        await x.read_body(data.extend)
-        form = dict(parse_qsl(data.decode(), keep_blank_values=True))
-        return self.authority.post_token(form)
-
-    async def _handle_foreign(self, x: Exchange) -> Reply:
-        """The object store: signed URLs for reading, and sessions when Locations point here."""
-        if x.route.kind == "session":
-            return await self._dispatch(x, x.entry.phase)
-        await x.enter(Phase.REDIRECT)
-        if "Cookie" in x.request.headers:
-            x.violation("a cookie sent to another origin")
-        state = self._core.signed(x.entry.query)
-        if state == "altered":
-            x.violation("the signed URL was altered")
-        if state != "good":
-            page = b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
-            return Reply(status=403, headers={"Content-Type": "application/xml"}, body=page)
-        if x.route.kind == "manifest":
-            return await self._pulls.manifest(x)
-        data = self.store.blob(x.repository, x.reference)
-        return refusal(404) if data is None else ranged(x, data, {})
-
 
 def _data(manifest: StoredManifest | None) -> bytes:
     return b"" if manifest is None else manifest.data
@@ -423,25 +291,3 @@ def _default_auth(row: Profile, *, asked: bool) -> Auth:
     if not asked:
         return "none"
     return "basic" if row.auth == "none" else row.auth
-
-
-async def _pong(_x: Exchange) -> Reply:
-    headers = {
-        "Content-Type": "application/json",
-        "Docker-Distribution-API-Version": "registry/2.0",
-    }
-    return Reply(headers=headers, body=b"{}")
-
-
-async def _reply(x: Exchange, handle: Callable[[Exchange], Awaitable[Reply]]) -> Reply:
-    try:
-        reply = await handle(x)
-    except Answered as answered:
-        return answered.reply
-    fault = x.fault
-    if fault is not None and fault.after:
-        if fault.reset and fault.cut_at is None:
-            x.abort(reset=True)
-        if fault.status is not None:
-            return x.reply_of(fault)
-    return reply

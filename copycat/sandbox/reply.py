@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import struct
@@ -67,9 +68,8 @@ def refusal(
     )
 
 
-def close(request: web.BaseRequest, *, reset: bool) -> None:
-    """Ends the connection: with a TCP reset, or after what was written is out."""
-    transport = request.transport
+def close(transport: asyncio.Transport | None, *, reset: bool) -> None:
+    """Ends a connection: with a TCP reset, or after what was written is out."""
     if transport is None:
         return
     if not reset:
@@ -168,7 +168,7 @@ async def _pieces(
             await fault.stall()
         if at == fault.cut_at:
             await _flushed(request)
-            close(request, reset=fault.reset)
+            close(request.transport, reset=fault.reset)
             raise Aborted
 
 

@@ -87,9 +87,9 @@ class Acr(Registry):
         )
         self._clouds = clouds
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path != "/oauth2/exchange":
-            return await super()._answer(request)
+            return await super().answer(request)
         form = dict(parse_qsl(await request.text()))
         self._clouds.exchanges.append(form)
         if form["access_token"] not in self._clouds.secrets or self._clouds.refuse_exchange:
