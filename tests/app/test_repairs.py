@@ -144,6 +144,8 @@ async def test_forced_passes_come_by_themselves(world: World) -> None:
             world.source.add("a", new := image(seed=number), "1")
             for store in (world.target.tags, world.target.manifests, world.target.blobs):
                 store.pop("mirror/b")
+            # the pass before has returned, and the next one is waited for
+            await until(lambda: time.sleeping[30 * 60.0] == 1)
             time.pass_by(program, minutes=30)
             await until(lambda new=new: world.target.tags["mirror/a"].get("1") == new.digest)  # type: ignore[misc] # bound now
             await until(lambda: world.target.has("mirror/b", kept, "1"))

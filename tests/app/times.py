@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import anyio
 
@@ -15,6 +16,8 @@ class Time:
     def __init__(self) -> None:
         self._ahead = 0.0
         self._jumped = anyio.Event()
+        self.sleeping: Counter[float] = Counter()
+        """How many sleep for so many seconds now."""
 
     def clock(self) -> float:
         """Seconds that only grow."""
@@ -27,9 +30,13 @@ class Time:
     async def sleep(self, seconds: float) -> None:
         """Until that much has gone by, jumped or waited for."""
         end = self.clock() + seconds
-        while self.clock() < end:
-            with anyio.move_on_after(end - self.clock()):
-                await self._jumped.wait()
+        self.sleeping[seconds] += 1
+        try:
+            while self.clock() < end:
+                with anyio.move_on_after(end - self.clock()):
+                    await self._jumped.wait()
+        finally:
+            self.sleeping[seconds] -= 1
 
     def jump(self, seconds: float) -> None:
         """So much later."""
