@@ -128,6 +128,10 @@ class Reloader:
         except CopycatError as error:
             self._refuse(error)
             return
+        except Exception as bug:  # noqa: BLE001 - what works must not end because something else does not
+            _log.exception("reload broke")
+            self._refuse(CopycatError(f"internal error: {type(bug).__name__}"))
+            return
         if _LEVEL in changed:
             self._set_level(fresh.log_level)
         self._settings = wanted

@@ -52,7 +52,7 @@ def read_document(path: str) -> dict[str, Any] | None:
         mark = error.problem_mark
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise UnusableDocument(path, f"the file is no valid YAML{where}: {error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UnusableDocument(path, f"the file is no valid YAML: {type(error).__name__}") from None
     if document is None:
         return {}

@@ -21,6 +21,7 @@ import yaml
 from copycat import logs
 from copycat.app.process import Program
 from copycat.app.reload import POLL
+from copycat.config.settings import Settings
 from copycat.config.sources import load
 from copycat.sandbox.registry import Registry
 from tests.app.support import World, fetch, in_state, program_of, protected, repository, until
@@ -212,6 +213,24 @@ async def test_a_file_that_cannot_be_read(world: World, stream: io.StringIO) -> 
         configured.look()
         await until(lambda: bool(lines(stream, _REFUSED)))
         assert await metric(program, SUCCESSFUL) == 0
+
+
+async def test_a_bug_in_reading_ends_nothing(world: World, stream: io.StringIO) -> None:
+    """Whatever goes wrong in reading a changed file, the program works on with the configuration before."""
+    configured = Configured(world)
+    configured.write()
+    settings = await anyio.to_thread.run_sync(partial(load, path=str(configured.path), environ={}))
+
+    def broken() -> Settings:
+        raise RecursionError("too deep")
+
+    async with program_of(settings, world.kubeconfig, configured.time, load=broken) as program:
+        await until(lambda: bool(lines(stream, _REFUSED)))
+        assert lines(stream, _REFUSED)[0]["problems"] == ["internal error: RecursionError"]
+        assert await metric(program, SUCCESSFUL) == 0
+        world.source.add_image("a", "1", seed="a")
+        world.deployment("a", world.image("a:1"))
+        await protected(program, 1)
 
 
 async def test_keys_that_need_a_restart(world: World, stream: io.StringIO) -> None:

@@ -314,6 +314,7 @@ def test_each_mistake_is_told_where_it_is(write: Write, text: str, path: str, me
         (b"a: \x00", "no valid YAML"),
         (b"a: 2024-99-99", "no valid YAML"),
         (b"a: 1\n---\nb: 2\n", "no valid YAML"),
+        (b"a: " + b"[" * 3000 + b"]" * 3000, "no valid YAML: RecursionError"),
     ],
     ids=[
         "broken",
@@ -326,6 +327,7 @@ def test_each_mistake_is_told_where_it_is(write: Write, text: str, path: str, me
         "NUL",
         "date",
         "two documents",
+        "deep",
     ],
 )
 def test_files_that_cannot_be_used(tmp_path: Path, content: bytes, message: str) -> None:
