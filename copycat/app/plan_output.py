@@ -280,6 +280,8 @@ def _when(load: Load) -> str:
     return f"done by {load.done_by:%Y-%m-%d %H:%M} UTC{' (at once)' if load.at_once else ''}"
 
 
+#: As many repositories are named that are made by themselves.
+_SHOWN = 10
 _HOW = {
     "create": "copycat makes",
     "on_push": "the first push makes",
@@ -293,7 +295,10 @@ def _repositories(summary: Summary) -> Iterator[str]:
     for item in summary.repositories:
         groups.setdefault((item.how, item.note), []).append(item.repository)
     for (how, note), names in groups.items():
-        yield f"repositories that {_HOW[how]}: {', '.join(names)}{f' ({note})' if note else ''}"
+        # what nobody has to do by hand need not be listed to its end
+        shown = names[:_SHOWN] if how in {"create", "on_push"} else names
+        more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+        yield f"repositories that {_HOW[how]}: {', '.join(shown)}{more}{f' ({note})' if note else ''}"
     if any(item.how == "on_push" for item in summary.repositories):
         yield "note: who only reads is not told whether the target lets us push, or wants a project made first"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -123,6 +124,16 @@ def test_lines_about_all() -> None:
         "NOT SEEN: cronjobs, jobs: we may not list and watch them; allow it, or leave them out of watchResources",
         "note: dryRun is set",
     ]
+
+
+def test_many_repositories() -> None:
+    """Those that are made by themselves are counted after the tenth; those that somebody has to make are all named."""
+    made = [Missing(repository=f"m/{n}", how="on_push") for n in range(13)]
+    todo = [Missing(repository=f"t/{n}", how="missing", note="x") for n in range(13)]
+    summary = replace(EMPTY.summary, repositories=(*made, *todo))
+    text = "\n".join(told(Plan(rows=(), summary=summary)))
+    assert "m/8, m/9 and 3 more\n" in text
+    assert "t/11, t/12 (x)\n" in text
 
 
 def test_nothing_to_plan() -> None:
