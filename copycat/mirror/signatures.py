@@ -139,7 +139,10 @@ class Signatures:
             return await work()
         except CopycatError as error:
             look.fail(error)
-            return False
+        except Exception as bug:  # noqa: BLE001 - the image is safe, and a bug here must not say otherwise
+            _log.exception("attempt broke", image=look.image)
+            look.fail(CopycatError(f"internal error: {type(bug).__name__}: {bug}"))
+        return False
 
     # What to look at
 

@@ -494,6 +494,24 @@ async def test_a_target_that_refuses(bench: Bench) -> None:
     assert not bench.target.has("copy/app", what.sbom)
 
 
+async def test_a_bug(bench: Bench) -> None:
+    """Whatever breaks while signatures are looked for, the image that stands is protected."""
+    what = signed(bench.source)
+    mirror = bench.mirror(signatures="all")
+
+    def broken(_direction: str, _count: int) -> None:
+        if bench.tag("1.0"):
+            raise ZeroDivisionError("a bug")
+
+    result = await mirror.run(bench.ask(), Need(), progress=broken)
+    assert (result.state, result.protected, result.signatures_due) == ("protected", True, True)
+    assert "internal error: ZeroDivisionError" in result.message
+    assert bench.target.has("copy/app", APP, "1.0")
+    again = await run(mirror, bench, FORCED)
+    assert (again.state, again.signatures_due) == ("protected", False)
+    assert what.sbom.digest in await listed(bench)
+
+
 async def test_a_source_that_is_away() -> None:
     """In a forced pass whose source is out of reach nobody waits for signatures; the next look makes up for it."""
     async with between() as bench:
