@@ -46,7 +46,11 @@ async def look(
     async def work(group: list[MirrorRequest]) -> None:
         for request in group:
             async with limiter:
-                results[request] = await _attempt(rehearsal, inventory, request, pulls)
+                # what attempts log sounds as if it were done
+                with structlog.contextvars.bound_contextvars(
+                    image=str(request.source), rehearsal=True
+                ):
+                    results[request] = await _attempt(rehearsal, inventory, request, pulls)
             printer.looked(len(results), len(requests))
 
     async with anyio.create_task_group() as tasks:
@@ -65,7 +69,7 @@ async def _attempt(
         attempt = partial(rehearsal.run, request)
         return await pulls.run(request, need, inventory.askers(request), attempt)
     except Exception as bug:  # noqa: BLE001 - as in a run: a bug costs one image its line, not the others theirs
-        _log.exception("attempt broke", image=str(request.source))
+        _log.exception("attempt broke")
         error = CopycatError(f"internal error: {type(bug).__name__}: {bug}")
         target = replace(
             request.source, registry=rehearsal.target.registry, repository=request.repository

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from copycat.app.oneshot import make_inventory, workload_of
@@ -440,6 +441,17 @@ async def test_docker_login(world: World, monkeypatch: pytest.MonkeyPatch) -> No
         settings = world.settings(insecure_registries=private.address)
         name = f"{private.address}/team/app:1"
         assert (await planned(world, settings, manifests=[manifest(name)])).good
+
+
+async def test_what_is_logged_is_marked(world: World) -> None:
+    """What an attempt logs sounds as if it were done: in a plan each line says that it is not."""
+    signed = world.source.add_image("a", "1", seed="a")
+    world.source.add("a", images.signature(signed), images.cosign_tag(signed))
+    name = world.image("a:1")
+    with capture_logs(processors=[merge_contextvars]) as logs:
+        await planned(world, world.settings(), manifests=[manifest(name)])
+    [line] = [line for line in logs if line["event"] == "signatures copied"]
+    assert (line["rehearsal"], line["image"]) == (True, name)
 
 
 # Robustness
