@@ -147,7 +147,10 @@ class Content:
                 moved=self.moved,
                 missing=self.missing,
             )
-            await self.copier.copy(job, document)
+            try:
+                await self.copier.copy(job, document)
+            finally:
+                self.pulled |= job.read and len(self.missing) == len(before)
 
         await self.target_registry.provisioned(self.target.name, anew)
 

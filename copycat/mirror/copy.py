@@ -67,6 +67,7 @@ class Copier:
             await self._children(job, document, depth=depth)
         else:
             await self.blobs.bring(job, document)
+        job.read = job.read or depth == 0
         if not stands:
             await self._put(job, document, depth=depth)
         job.leave(document.digest)

@@ -63,6 +63,8 @@ class Copy:
     inspect: bool = False
     """What stands at the target is looked into: it has no anchor that says that it is complete."""
     moved: Transferred = field(default_factory=Transferred)
+    read: bool = False
+    """Everything below the root was read, mounted or found; what failed after that is the target's word about manifests."""
     missing: list[Descriptor] = field(default_factory=list)
     """Foreign layers that the source does not serve."""
     listed: set[Digest] = field(default_factory=set)

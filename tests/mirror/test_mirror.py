@@ -171,6 +171,20 @@ async def test_immutable_tag_that_is_right(bench: Bench) -> None:
     assert (result.state, result.digest) == ("protected", of(image))
 
 
+async def test_read_and_refused(bench: Bench) -> None:
+    """What was read in full counts as pulled, though the target takes no manifest of it; what was not, does not."""
+    bench.source.add_image("team/app", "1.0")
+    bench.target.fail(Phase.PUT_MANIFEST, status=400, code="MANIFEST_INVALID")
+    result = await bench.run()
+    assert (result.state, result.pulled, result.pushed) == ("failed", True, False)
+    assert result.error is not None
+    assert result.error.side == "target"
+    bench.source.add_image("team/other", "1.0", seed="other")
+    bench.source.fail(Phase.GET_BLOB, status=404, times=None)
+    result = await bench.run("team/other:1.0")
+    assert (result.state, result.pulled, result.pushed) == ("failed", False, False)
+
+
 async def test_refused_tag(bench: Bench) -> None:
     """A tag that is refused and does not stand at all is a failure of the target."""
     bench.source.add_image("team/app", "1.0")
