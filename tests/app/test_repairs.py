@@ -219,7 +219,13 @@ async def reset(world: World, program: Program) -> None:
 
 async def force(world: World, program: Program) -> None:
     _, text = await fetch(program, "metrics", "/force-reconcile", "POST")
-    assert json.loads(text)["success"] is True
+    assert json.loads(text) == {
+        "triggered": True,
+        "success": True,
+        "workloadsProcessed": 1,
+        "imagesMirrored": 1,
+        "message": "force reconcile completed",
+    }
 
 
 @pytest.mark.parametrize("clear", [change_template, turn_running, reset, force])
