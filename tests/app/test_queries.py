@@ -31,10 +31,13 @@ def queries() -> tuple[str, str, str]:
 
 
 async def minutes_of(world: World) -> list[Samples]:
-    """The counters of twenty minutes: one image is new each minute for five, one rests, one is refused at the target."""
+    """The counters of twenty minutes: three tags of one image move each minute for five, one rests, one is refused at the target."""
     for name in ("busy", "calm", "refused"):
         world.source.add(name, image(seed=name), "1")
         world.deployment(name, world.image(f"{name}:1"))
+    for tag in ("2", "3"):
+        world.source.add("busy", image(seed=tag), tag)
+        world.deployment(f"busy-{tag}", world.image(f"busy:{tag}"))
     await world.source.stop()
     time, found = Time(), []
     async with world.running(time, registry_retry_attempts=1) as program:
@@ -51,7 +54,8 @@ async def minutes_of(world: World) -> list[Samples]:
         for minute in range(1, 20):
             time.pass_by(program, minutes=1)
             if minute <= 5:
-                world.source.add("busy", image(seed=minute), "1")
+                for tag in ("1", "2", "3"):
+                    world.source.add("busy", image(seed=f"{tag} at {minute}"), tag)
                 await program.facade.force_reconcile()
             await until(lambda: not program.facade.status().working)
             found.append(await counters(program))
