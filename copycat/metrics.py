@@ -289,6 +289,13 @@ class Metrics:
             for counter in self._image_counters():
                 counter.remove(image)
 
+    def forget_work(self) -> None:
+        """Take back what only who works can know: on standby nothing would bring it up to date."""
+        for state in STATES:
+            self.images.labels(state).set(0)
+        self.oldest_unprotected.set(0)
+        self.forget_images_but(())
+
     def _image_counters(self) -> tuple[Counter, ...]:
         return self.pull_success, self.pull_error, self.push_success, self.push_error
 

@@ -240,6 +240,8 @@ class WorkQueue(Generic[K]):
     def close(self) -> None:
         """Hand out nothing more, and end every `get`. What is being processed may still be `done`."""
         self._closed = True
+        for gauge in self._depths:
+            gauge.set(0)  # what waits will not be worked on
         while self._waiters:
             self._wake()
 

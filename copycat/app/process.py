@@ -294,6 +294,7 @@ class Program:
             while not self.stopping:
                 await self._term(self._setup)
         finally:
+            self._metrics.forget_work()
             self.facade.leading = self._lease is None
 
     async def _term(self, setup: _Setup) -> None:

@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from copycat import logs
+from copycat.app.process import Program
 from copycat.program import RealProgram
 from copycat.sandbox.images import index
 from tests.app.support import World, fetch, in_state, named, protected, repository, row_of, until
@@ -309,3 +310,34 @@ async def test_the_lines_of_one_attempt_belong_together(world: World) -> None:
     by_attempt = {line["reconcile_id"]: line["image"] for line in bound}
     assert all(by_attempt[line["reconcile_id"]] == line["image"] for line in bound)
     assert {line["msg"] for line in bound} >= {"image mirrored", "image not mirrored"}
+
+
+async def test_who_lost_the_lease_counts_nothing(world: World) -> None:
+    """A leader that becomes a standby shows no images and no queue as if it still knew them, and is ready."""
+    world.source.add_image("a", "1", seed="a")
+    world.deployment("a", world.image("a:1"))
+    world.deployment("b", world.image("absent:1"))
+    world.source.fail("get_blob", stall_at=0, times=None)
+    async with world.running(leader_elect=True) as program:
+        await until(lambda: program.facade.status().working > 0)
+        await in_state(program, world.image("absent:1"), "failed")
+        assert await _sample(program, 'k8s_copycat_images{state="failed"}') == 1
+        assert await _sample(program, "k8s_copycat_oldest_unprotected_image_age_seconds") > 0
+        [lease] = world.api.objects("leases")
+        lease["spec"] |= {"holderIdentity": "another", "leaseDurationSeconds": 3600}
+        world.api.update("leases", lease)
+        await until(lambda: not program.facade.leading)
+        _, text = await fetch(program, "metrics", "/metrics")
+        names = ("k8s_copycat_images{", "k8s_copycat_oldest_", "k8s_copycat_workqueue_depth{")
+        shown = [
+            line for line in text.splitlines() if line.startswith((*names, "k8s_copycat_leader "))
+        ]
+        assert len(shown) > len(names)
+        assert [line for line in shown if not line.endswith(" 0.0")] == []
+        assert (await fetch(program, "health", "/readyz"))[0] == 200
+
+
+async def _sample(program: Program, name: str) -> float:
+    _, text = await fetch(program, "metrics", "/metrics")
+    [value] = [line.rpartition(" ")[2] for line in text.splitlines() if line.startswith(name)]
+    return float(value)
