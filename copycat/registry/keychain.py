@@ -105,7 +105,7 @@ class _Files:
 
     def __init__(self, *, clock: Callable[[], float], every: float) -> None:
         self._clock, self._every = clock, every
-        self._read: dict[str, tuple[float, tuple[int, int], str]] = {}
+        self._read: dict[str, tuple[float, tuple[int, int, int], str]] = {}
 
     async def text(self, path: str) -> str:
         now = self._clock()
@@ -124,10 +124,10 @@ class _Files:
 
     @staticmethod
     def _load(
-        path: str, known: tuple[float, tuple[int, int], str] | None
-    ) -> tuple[tuple[int, int], str]:
+        path: str, known: tuple[float, tuple[int, int, int], str] | None
+    ) -> tuple[tuple[int, int, int], str]:
         status = Path(path).stat()
-        stamp = (status.st_mtime_ns, status.st_ino)
+        stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
         if known is not None and known[1] == stamp:
             return stamp, known[2]
         return stamp, Path(path).read_text(encoding="utf-8").strip()

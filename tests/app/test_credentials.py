@@ -115,12 +115,15 @@ async def test_env_wins_and_files_are_read_again(clouds: Clouds) -> None:
         clouds.engine(credentials(row), {"ROBOT": "robot$me"}) as engine,
     ):
         await clouds_pull(engine, registry)
-        registry.authority.set_password("robot$me", "two")
-        await file.write_text("two\n")
+        registry.authority.set_password("robot$me", "the second")
+        await file.write_text("the second\n")
         clouds.clock.now += 10
         await clouds_pull(engine, registry)
 
-        assert logins(registry) - {""} == {basic("robot$me", "one"), basic("robot$me", "two")}
+        assert logins(registry) - {""} == {
+            basic("robot$me", "one"),
+            basic("robot$me", "the second"),
+        }
 
 
 async def clouds_pull(engine: Engine, registry: Registry) -> None:
