@@ -70,7 +70,7 @@ class Term:
         if self._events is not None:
             self._failures = FailureEvents(inventory, selection_of(settings), self._events)
         self.controller = self._make_controller(inventory, may_write)
-        self._nodes = NodeReader(client, inventory.node)
+        self._nodes = NodeReader(client, inventory.node, sleep=times.sleep)
         self.informers: list[Informer[Workload] | Informer[Node]] = []
         """Those that run; a term that has ended has none."""
 

@@ -6,7 +6,7 @@ that a Pod runs on is read once: its platform never changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
 import anyio
@@ -24,6 +24,8 @@ _log = structlog.get_logger(__name__)
 NODES_PATH = "/api/v1/nodes"
 #: Nodes that are read at the same time.
 _AT_ONCE = 8
+#: How long nobody asks again after a refusal, in seconds.
+_PATIENCE = 300.0
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -69,10 +71,17 @@ def read_node(raw: bytes | msgspec.Raw) -> Node:
 class NodeReader:
     """Reads single nodes. Whoever sees a Pod says `want`; nothing is asked before `settle` or `run`."""
 
-    def __init__(self, client: KubeClient, on_node: Callable[[str, Platform | None], None]) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        on_node: Callable[[str, Platform | None], None],
+        *,
+        sleep: Callable[[float], Awaitable[object]] = anyio.sleep,
+    ) -> None:
         """Args: `on_node` hears the platform of each node; None if it does not say."""
         self._client = client
         self._on_node = on_node
+        self._sleep = sleep
         self._known: set[str] = set()
         self._waiting: set[str] = set()
         self._wanted = anyio.Event()
@@ -87,9 +96,12 @@ class NodeReader:
             self._wanted.set()
 
     async def settle(self) -> None:
-        """Read what is wanted by now. What cannot be read is wanted again with its next Pod; nothing is raised for it."""
+        """Read what is wanted by now. Nothing is raised for what cannot be read: it is wanted again with its next
+        Pod, or if we may not, later.
+        """
         # whoever comes second waits for what the first one reads
         async with self._lock:
+            self.denied = False
             names, self._waiting = self._waiting, set()
             self._known |= names
             limiter = anyio.CapacityLimiter(_AT_ONCE)
@@ -102,17 +114,28 @@ class NodeReader:
         while True:
             await self._wanted.wait()
             self._wanted = anyio.Event()
+            if self.denied:
+                await self._sleep(_PATIENCE)
             await self.settle()
 
     async def _read(self, name: str, limiter: anyio.CapacityLimiter) -> None:
         try:
             async with limiter:
+                if self.denied:
+                    self._later(name)
+                    return
                 raw = await self._client.request("GET", f"{NODES_PATH}/{quote(name, safe='')}")
             node = read_node(raw)
         except (KubeError, msgspec.DecodeError) as error:
-            self.denied = isinstance(error, KubeDenied)
+            told, self.denied = self.denied, self.denied or isinstance(error, KubeDenied)
+            if not told:
+                _log.warning("node's platform is not known", node=name, error=str(error))
             self._known.discard(name)
-            _log.warning("node's platform is not known", node=name, error=str(error))
-            return
-        self.denied = False
-        self._on_node(name, node.platform)
+            if isinstance(error, KubeDenied):
+                self._later(name)
+        else:
+            self._on_node(name, node.platform)
+
+    def _later(self, name: str) -> None:
+        self._known.discard(name)
+        self.want(name)

@@ -215,6 +215,25 @@ async def test_workloads_in_the_prefix(world: World) -> None:
         assert found == ["demo/one/main/app", "demo/two/init/app", "demo/two/main/app"]
 
 
+async def test_pods_are_named_by_their_owner(world: World) -> None:
+    """`$podname` is the Deployment's name for its Pods too, and the Pod's own where nothing owns it."""
+    world.source.add("app", image(seed="app"), "1")
+    world.deployment("web", reference := world.image("app:1"))
+    owner = {"kind": "ReplicaSet", "name": "web-6d4b", "controller": True, "apiVersion": "apps/v1", "uid": "u"}  # fmt: skip
+    metadata = {
+        "name": "web-6d4b-x7k2p",
+        "namespace": "demo",
+        "labels": {"pod-template-hash": "6d4b"},
+        "ownerReferences": [owner],
+    }
+    spec = {"containers": [{"name": "main", "image": reference}]}
+    world.api.create("pods", {"metadata": metadata, "spec": spec, "status": {"phase": "Running"}})
+    world.pod("alone", reference)
+    async with world.running(docker__repo_prefix="$namespace/$podname") as program:
+        rows = await protected(program, 2)
+        assert sorted(map(repository, rows)) == ["demo/alone/app", "demo/web/app"]
+
+
 @pytest.mark.parametrize("tag", ["1", "latest"])
 async def test_tags_that_stay(world: World, tag: str) -> None:
     """allowDifferentDigestRepush false: a tag with other content stays, `latest` moves; the new content is kept."""
