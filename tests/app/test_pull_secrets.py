@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from structlog.testing import capture_logs
 
 from copycat.admin.api import Image as Row
 from copycat.app.process import Program
+from copycat.controller.pulls import LOOK
 from copycat.sandbox import images
 from copycat.sandbox.images import Image
 from copycat.sandbox.kube_api import KubeApi
@@ -94,6 +96,11 @@ async def settled(program: Program, count: int) -> list[Row]:
 def private(world: World, name: str = "a/app") -> Image:
     """An image that only its owner may read."""
     return world.source.add(name, images.image(seed=name, layers=(BASE, 500)), "1")
+
+
+async def idle(time: Time) -> None:
+    """Wait until the program sleeps before it looks at Secrets again, so that a jump of time ends that."""
+    await until(lambda: time.sleeping[LOOK] > 0)
 
 
 def logins(world: World) -> Sequence[str]:
@@ -337,6 +344,7 @@ async def test_permission_given_later(world: World) -> None:
         assert (row.state, row.reason) == ("failed", "pull_secret_not_allowed")
         assert "allow `get` on secrets in the namespace team-a" in row.message
         world.api.permit(rule)
+        await idle(time)
         time.pass_by(program, minutes=5.5)
         await until(lambda: [row.state for row in rows(program)] == ["protected"])
 
@@ -353,11 +361,15 @@ async def test_a_changed_secret_is_tried_at_once(world: World) -> None:
         assert row.state == "failed"
         assert row.reason in {"unauthorized", "denied"}
         asked = len(world.source.requests)
+        await idle(time)
         time.pass_by(program, minutes=5.5)
         await until(lambda: world.api.count("get", "secrets") == 2)
+        await idle(time)
         assert len(world.source.requests) == asked
         world.api.update("secrets", secret(world, "a", namespace="team-a"))
         time.pass_by(program, minutes=4)
+        await anyio.wait_all_tasks_blocked()
+        await idle(time)
         assert world.api.count("get", "secrets") == 2
         time.pass_by(program, minutes=1.5)
         await until(lambda: [row.state for row in rows(program)] == ["protected"])
@@ -427,5 +439,6 @@ async def test_a_job_that_is_gone(world: World) -> None:
         world.api.delete("deployments", "team-a", "hook")
         await until(lambda: program.facade.status().workloads == 0)
         world.api.create("secrets", secret(world, "a", namespace="team-a"))
+        await idle(time)
         time.pass_by(program, minutes=5.5)
         await until(lambda: world.target.has("mirror/team-a/a/app", image, "1"))

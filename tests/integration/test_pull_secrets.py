@@ -14,6 +14,7 @@ import pytest
 from copycat.app.process import Program
 from copycat.config.settings import Settings
 from copycat.config.sources import load
+from copycat.controller.pulls import LOOK
 from tests.app.support import program_of, row_of
 from tests.app.support import until as until_async
 from tests.app.times import Time
@@ -117,6 +118,7 @@ def configuration(setup: Setup, private: DockerRegistry, **more: Any) -> dict[st
 
 @pytest.mark.chart
 @pytest.mark.parametrize("names_it", [True, False], ids=["the template's", "the account's"])
+@pytest.mark.parametrize("everywhere", [False, True], ids=["roles", "cluster role"])
 def test_a_secret_is_created(
     setup: Setup,
     cluster: Cluster,
@@ -125,12 +127,15 @@ def test_a_secret_is_created(
     tmp_path: Path,
     *,
     names_it: bool,
+    everywhere: bool,
 ) -> None:
     """With the chart's rights: the Secret that a person makes lets the image in; Secrets are only ever got, by name.
 
     The password is in no log line and on no page.
     """
     config = configuration(setup, private)
+    if everywhere:
+        config |= {"includeNamespaces": [f"{setup.namespace}*"], "pullSecrets": "all"}
     token = cluster.account(config)
     kubeconfig = setup.kube.kubeconfig_for(tmp_path / "account.kubeconfig", token)
     cluster.secret()
@@ -199,6 +204,7 @@ async def test_a_secret_is_changed(
     async with running as program:
         await until_async(lambda: state(program, cluster.source) == ("failed", "unauthorized"))
         await anyio.to_thread.run_sync(cluster.secret)
+        await until_async(lambda: time.sleeping[LOOK] > 0)
         time.pass_by(program, minutes=5.5)
         await until_async(lambda: state(program, cluster.source) == ("protected", ""))
     assert setup.target.digests(f"mirror/{setup.namespace}/{NAME}")
@@ -220,6 +226,7 @@ async def test_permission_is_given_later(
         await until_async(lambda: state(program, cluster.source) == refused)
         await anyio.to_thread.run_sync(partial(cluster.account, config))
         await anyio.to_thread.run_sync(partial(may, cluster))
+        await until_async(lambda: time.sleeping[LOOK] > 0)
         time.pass_by(program, minutes=5.5)
         await until_async(lambda: state(program, cluster.source) == ("protected", ""))
 
