@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import anyio
 
-from copycat.errors import InvalidManifest, NotFound, UploadRejected, one_error
+from copycat.errors import InvalidManifest, NotFound, Throttled, UploadRejected, one_error
 from copycat.mirror.blobs import SMALL, Blobs
 from copycat.mirror.job import MAX_NODES, Copy, Direction, Progress, Transfer, served_elsewhere
 from copycat.oci.manifest import (
@@ -22,6 +22,7 @@ from copycat.oci.manifest import (
     Index,
     parse_document,
 )
+from copycat.registry.quota import REASON as QUOTA
 
 __all__ = [
     "MAX_DEPTH",
@@ -83,12 +84,24 @@ class Copier:
             async with anyio.create_task_group() as tasks:
                 for child in index.successors():
                     tasks.start_soon(self._child, job, child, depth + 1, trust)
+        if job.held is not None:
+            raise job.held
 
     async def _child(self, job: Copy, child: Descriptor, depth: int, trust: bool) -> None:
         other = job.enter(child.digest) if trust else None
         if other is not None:
             await other.wait()
             return
+        try:
+            await self._child_alone(job, child, depth, trust)
+        except Throttled as error:
+            if error.reason != QUOTA:
+                raise
+            # what was read has been counted: let the others finish, so that the next attempt needs less
+            job.held = error
+            job.leave(child.digest)
+
+    async def _child_alone(self, job: Copy, child: Descriptor, depth: int, trust: bool) -> None:
         if child.media_type in INDEX_TYPES:
             # holds no place among the leaves: its own children need them
             await self._subtree(job, child, depth=depth, trust=trust)

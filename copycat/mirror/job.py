@@ -8,7 +8,7 @@ from typing import Literal
 
 import anyio
 
-from copycat.errors import InvalidManifest
+from copycat.errors import CopycatError, InvalidManifest
 from copycat.mirror.request import Transferred
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import Descriptor
@@ -67,6 +67,8 @@ class Copy:
     """Everything below the root was read, mounted or found; what failed after that is the target's word about manifests."""
     missing: list[Descriptor] = field(default_factory=list)
     """Foreign layers that the source does not serve."""
+    held: CopycatError | None = None
+    """The source's pull quota is kept for others: the rest of the image comes later."""
     listed: set[Digest] = field(default_factory=set)
     """Manifests with a subject that the target says it lists as its referrers."""
     _nodes: dict[Digest, anyio.Event] = field(default_factory=dict)

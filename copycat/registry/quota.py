@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from copycat.errors import Throttled
 from copycat.metrics import Metrics
@@ -153,6 +153,12 @@ class PullQuotas:
         self._under_way[account] = under_way + 1
         try:
             yield
+        except BaseException:
+            # cancelled or cut: the registry may have counted it, and nobody will say so
+            known = self._known.get(account)
+            if known is not None:
+                self._known[account] = replace(known, remaining=max(0, known.remaining - 1))
+            raise
         finally:
             self._under_way[account] -= 1
             if not self._under_way[account]:

@@ -49,6 +49,21 @@ class Hub:
         assert caught.value.reason == "pull_quota"
         return caught.value
 
+    async def crowd(self, count: int) -> int:
+        """So many pulls at once; how many of them were not made."""
+        held: list[Throttled] = []
+
+        async def one() -> None:
+            try:
+                await self.pull()
+            except Throttled as error:
+                held.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(count):
+                tasks.start_soon(one)
+        return len(held)
+
     @property
     def heads(self) -> int:
         """Questions that are free."""
@@ -112,36 +127,16 @@ async def test_together() -> None:
     """Pulls that are under way count: many at once take no more than there is."""
     async with hub() as here:
         await here.pull()
-        held = []
-
-        async def one() -> None:
-            try:
-                await here.pull()
-            except Throttled as error:
-                held.append(error)
-
-        async with anyio.create_task_group() as tasks:
-            for _ in range(30):
-                tasks.start_soon(one)
+        held = await here.crowd(30)
         assert here.registry.core.pulls == LIMIT // 2
-        assert len(held) == 30 - (LIMIT // 2 - 1)
+        assert held == 30 - (LIMIT // 2 - 1)
 
 
 async def test_from_the_first_request_on() -> None:
     """Whoever begins with many at once first asks with one: at a registry that has no quota, too."""
     async with hub(reserve=0.9) as here:
-        held = []
-
-        async def one() -> None:
-            try:
-                await here.pull()
-            except Throttled as error:
-                held.append(error)
-
-        async with anyio.create_task_group() as tasks:
-            for _ in range(30):
-                tasks.start_soon(one)
-        assert (here.registry.core.pulls, len(held)) == (2, 28)
+        held = await here.crowd(30)
+        assert (here.registry.core.pulls, held) == (2, 28)
     async with Registry() as free, world(free.address) as there:
         image = free.add_image("team/app", "1")
         source, hold = there.source(free.address), anyio.Event()
@@ -175,6 +170,25 @@ async def test_the_first_one_hangs() -> None:
                 tasks.start_soon(
                     there.source(free.address).get_manifest, Digest.parse(image.digest)
                 )
+
+
+async def test_cancelled_pulls_count() -> None:
+    """Whoever gives up a pull may have spent it: it is not spent again."""
+    async with hub() as here:
+        await here.pull()
+        hold = anyio.Event()
+        here.registry.fail(Phase.GET_MANIFEST, hold=hold, times=None)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(here.pull)
+            await here.registry.wait_for(lambda r: r.phase is Phase.GET_MANIFEST, count=6)
+            tasks.cancel_scope.cancel()
+        hold.set()
+        here.registry.faults.clear()
+        await anyio.wait_all_tasks_blocked()
+        assert here.registry.core.pulls == 6
+        await here.crowd(30)
+        assert here.registry.core.pulls == LIMIT // 2
 
 
 async def test_heads_are_free() -> None:
