@@ -88,6 +88,20 @@ def test_probes_ask_the_health_port(base: Object) -> None:
     assert port == {"name": "metrics", "port": 8080, "targetPort": "metrics"}
 
 
+def test_probes_are_patient(base: Object) -> None:
+    """Three minutes to begin to listen, a minute for a loop that is blocked: no shorter trouble restarts a Pod."""
+    container = render(base).container
+
+    def patience(name: str) -> int:
+        probe = container[f"{name}Probe"]
+        seconds: int = probe["periodSeconds"] * probe["failureThreshold"]
+        return seconds
+
+    assert patience("startup") == 180
+    assert patience("liveness") == 60
+    assert container["livenessProbe"]["timeoutSeconds"] == 5
+
+
 @pytest.mark.parametrize(
     ("address", "port"), [(":9090", 9090), ("127.0.0.1:8080", 8080), ("[::]:8443", 8443)], ids=str
 )
