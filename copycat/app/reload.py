@@ -108,8 +108,13 @@ class Reloader:
                 self._judge_logins(before[2], logins)
             if (config, certificates) != before[:2]:
                 await self._reload(again=certificates != before[1])
-                # which files are looked at may have changed
-                config, certificates, logins = await self._look()
+                # Other files may be named now. What was looked at before keeps its look: it may have
+                # changed again since, and that has not been read.
+                after = await self._look()
+                config, certificates, logins = (
+                    {path: old.get(path, content) for path, content in new.items()}
+                    for old, new in zip((config, certificates, logins), after, strict=True)
+                )
 
     async def _look(self) -> tuple[Mapping[str, str], Mapping[str, str], Mapping[str, str]]:
         return await anyio.to_thread.run_sync(_look, self._settings, self._logins)

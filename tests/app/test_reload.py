@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,12 @@ import yaml
 
 from copycat import logs
 from copycat.app.process import Program
-from copycat.app.reload import POLL
+from copycat.app.reload import POLL, Reload
+from copycat.app.wiring import Engine, open_engine
 from copycat.config.settings import Settings
 from copycat.config.sources import load
+from copycat.kube.client import open_api
+from copycat.metrics import Metrics
 from copycat.sandbox.registry import Registry
 from tests.app.support import World, fetch, in_state, program_of, protected, repository, until
 from tests.app.times import Time
@@ -89,12 +92,18 @@ class Configured:
         """Let the time pass until the next look."""
         self.time.jump(POLL + 0.1)
 
+    async def seen(self, condition: Callable[[], bool]) -> None:
+        """Let looks happen until the condition holds."""
+        with anyio.fail_after(15):
+            while not condition():
+                self.look()
+                await anyio.sleep(0.05)
+
     async def looked(self, program: Program) -> None:
         """Let a look happen that takes up a file, and wait for its end."""
         gauge = program._metrics.reload_success_time
         before = gauge._value.get()
-        self.look()
-        await until(lambda: gauge._value.get() != before)
+        await self.seen(lambda: gauge._value.get() != before)
 
 
 async def metric(program: Program, name: str) -> float:
@@ -120,8 +129,7 @@ async def test_a_changed_file_is_taken_up(world: World, stream: io.StringIO) -> 
         controller = program.facade.controller
         configured.keys["docker"]["repoPrefix"] = "elsewhere"
         configured.write()
-        configured.look()
-        await until(lambda: program.facade.controller not in {controller, None})
+        await configured.seen(lambda: program.facade.controller not in {controller, None})
         assert (await fetch(program, "health", "/readyz"))[0] == 200
         await until(lambda: any(r.protected for r in program.facade.images()))
         [row] = program.facade.images()
@@ -164,8 +172,7 @@ async def test_a_bad_file_changes_nothing(world: World, stream: io.StringIO) -> 
     async with configured.running() as program:
         controller = program.facade.controller
         configured.write(includeNamespace=["x"], digestPull="perhaps")
-        configured.look()
-        await until(lambda: bool(lines(stream, _REFUSED)))
+        await configured.seen(lambda: bool(lines(stream, _REFUSED)))
         assert await metric(program, SUCCESSFUL) == 0
         [line] = lines(stream, _REFUSED)
         assert len(line["problems"]) == 2
@@ -176,8 +183,7 @@ async def test_a_bad_file_changes_nothing(world: World, stream: io.StringIO) -> 
         await protected(program, 1)
         assert len(lines(stream, _REFUSED)) == 1
         configured.write(includeNamespace=None, digestPull=None)
-        configured.look()
-        await until(lambda: bool(lines(stream, "configuration is the one in use again")))
+        await configured.seen(lambda: bool(lines(stream, "configuration is the one in use again")))
         assert await metric(program, SUCCESSFUL) == 1
         assert program.facade.controller is controller
 
@@ -199,8 +205,7 @@ async def test_a_refusal_tells_no_secrets(world: World, stream: io.StringIO) -> 
             ],
             adminTokens=canary,
         )
-        configured.look()
-        await until(lambda: bool(lines(stream, _REFUSED)))
+        await configured.seen(lambda: bool(lines(stream, _REFUSED)))
     assert len(lines(stream, _REFUSED)[0]["problems"]) >= 4
     assert canary not in stream.getvalue()
 
@@ -210,9 +215,28 @@ async def test_a_file_that_cannot_be_read(world: World, stream: io.StringIO) -> 
     configured = Configured(world)
     async with configured.running() as program:
         configured.path.unlink()
-        configured.look()
-        await until(lambda: bool(lines(stream, _REFUSED)))
+        await configured.seen(lambda: bool(lines(stream, _REFUSED)))
         assert await metric(program, SUCCESSFUL) == 0
+
+
+async def test_a_change_while_one_is_taken_up(world: World) -> None:
+    """A file that changes again while its last change is being taken up is read once more."""
+    configured = Configured(world)
+    configured.write()
+
+    def again() -> Settings:
+        found = load(path=str(configured.path), environ={})
+        if found.repo_prefix == "one":
+            configured.keys["docker"]["repoPrefix"] = "two"
+            configured.write()
+        return found
+
+    settings = await anyio.to_thread.run_sync(again)
+    async with program_of(settings, world.kubeconfig, configured.time, load=again) as program:
+        await until(lambda: program.facade.status().ready)
+        configured.keys["docker"]["repoPrefix"] = "one"
+        configured.write()
+        await configured.seen(lambda: program.facade.status().target.endswith("/two"))
 
 
 async def test_a_bug_in_reading_ends_nothing(world: World, stream: io.StringIO) -> None:
@@ -288,8 +312,7 @@ async def test_certificates(world: World, stream: io.StringIO) -> None:
         async with configured.running() as program:
             await in_state(program, f"{source.address}/a:1", "failed")
             bundle.write_text("no certificate")
-            configured.look()
-            await until(lambda: bool(lines(stream, _REFUSED)))
+            await configured.seen(lambda: bool(lines(stream, _REFUSED)))
             assert "registryCAFile" in lines(stream, _REFUSED)[0]["problems"][0]
             assert await metric(program, SUCCESSFUL) == 0
             bundle.write_bytes(good.cert_pem.bytes())
@@ -323,8 +346,7 @@ async def test_a_login_that_is_mended(world: World, tmp_path: Path, stream: io.S
             await in_state(program, f"{source.address}/a:1", "failed")
             controller = program.facade.controller
             secret.write_text("right")
-            configured.look()
-            await until(lambda: bool(lines(stream, "login files changed")))
+            await configured.seen(lambda: bool(lines(stream, "login files changed")))
             configured.look()
             await in_state(program, f"{source.address}/a:1", "protected")
             assert program.facade.controller is controller
@@ -346,14 +368,12 @@ async def test_a_login_that_cannot_be_read(
         async with configured.running() as program:
             await in_state(program, f"{source.address}/a:1", "protected")
             secret.unlink()
-            configured.look()
-            await until(lambda: "login files cannot be read" in stream.getvalue())
+            await configured.seen(lambda: "login files cannot be read" in stream.getvalue())
             assert await metric(program, SUCCESSFUL) == 0
             world.deployment("b", f"{source.address}/b:1")
             await in_state(program, f"{source.address}/b:1", "protected")
             secret.write_text("right")
-            configured.look()
-            await until(lambda: len(lines(stream, "login files changed")) == 2)
+            await configured.seen(lambda: len(lines(stream, "login files changed")) == 2)
             assert await metric(program, SUCCESSFUL) == 1
 
 
@@ -377,8 +397,7 @@ async def test_a_docker_login_that_is_mended(
             await in_state(program, f"{source.address}/a:1", "failed")
             controller = program.facade.controller
             login("right")
-            configured.look()
-            await until(lambda: bool(lines(stream, "login files changed")))
+            await configured.seen(lambda: bool(lines(stream, "login files changed")))
             configured.look()
             await in_state(program, f"{source.address}/a:1", "protected")
             assert program.facade.controller is controller
@@ -395,8 +414,7 @@ async def test_the_lease_is_kept(world: World) -> None:
         [before] = world.api.objects("leases")
         controller = program.facade.controller
         configured.write(digestPull=True)
-        configured.look()
-        await until(lambda: program.facade.controller not in {controller, None})
+        await configured.seen(lambda: program.facade.controller not in {controller, None})
         await protected(program, 1)
         [after] = world.api.objects("leases")
         for field in ("holderIdentity", "leaseTransitions", "acquireTime"):
@@ -416,8 +434,7 @@ async def test_a_standby_takes_it_up_too(world: World) -> None:
             for prefix in ("one", "two"):
                 configured.keys["docker"]["repoPrefix"] = prefix
                 configured.write()
-                configured.look()
-                await until(
+                await configured.seen(
                     lambda: standby.facade.status().target == f"{world.target.address}/{prefix}"  # noqa: B023 -- awaited at once
                 )
             assert not standby.facade.leading
@@ -440,8 +457,7 @@ async def test_running_copies_get_the_grace_period(world: World) -> None:
         controller = program.facade.controller
         configured.keys["docker"]["repoPrefix"] = "elsewhere"
         configured.write()
-        configured.look()
-        await until(lambda: program.facade.status().target.endswith("/elsewhere"))
+        await configured.seen(lambda: program.facade.status().target.endswith("/elsewhere"))
         assert program.facade.controller is controller
         hang.release()
         await until(lambda: program.facade.controller not in {controller, None})
@@ -449,3 +465,45 @@ async def test_running_copies_get_the_grace_period(world: World) -> None:
     assert world.target.violations == []
     repositories = [name for name, tags in world.target.tags.items() if tags]
     assert sorted(name.partition("/")[0] for name in repositories) == ["elsewhere", "mirror"]
+
+
+async def test_engines_are_closed(world: World) -> None:
+    """What an earlier configuration had open is closed when nobody copies with it any more, the rest at the end."""
+    configured = Configured(world)
+    configured.write()
+    again = partial(load, path=str(configured.path), environ={})
+    settings = await anyio.to_thread.run_sync(again)
+    metrics = Metrics(version="test")
+    counts = {"opened": 0, "closed": 0}
+
+    @asynccontextmanager
+    async def engines(settings: Settings) -> AsyncIterator[Engine]:
+        async with open_engine(settings, metrics=metrics) as engine:
+            counts["opened"] += 1
+            yield engine
+        counts["closed"] += 1
+
+    async with (
+        open_engine(settings, metrics=metrics) as engine,
+        open_api(world.kubeconfig, environ={}) as client,
+        anyio.create_task_group() as tasks,
+    ):
+        time = configured.time
+        program = Program(
+            settings,
+            engine=engine,
+            client=client,
+            reload=Reload(load=again, engines=engines),
+            environ={},
+            clock=time.clock,
+            wall=time.wall,
+            sleep=time.sleep,
+        )
+        tasks.start_soon(program.run)
+        await until(lambda: program.facade.status().ready)
+        for number in (1, 2, 3):
+            configured.write(maxConcurrentReconciles=number + 2)
+            await configured.seen(lambda: counts == {"opened": number, "closed": number - 1})  # noqa: B023 -- awaited at once
+            await until(lambda: program.facade.status().ready)
+        program.stop()
+    assert counts == {"opened": 3, "closed": 3}
