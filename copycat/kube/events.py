@@ -276,8 +276,8 @@ class EventWriter:
         return ("" if self._cluster_wide else namespace) in self._denied
 
     def _refused(self, namespace: str, error: KubeDenied) -> None:
-        if "being terminated" in str(error):
-            return  # nothing may be made in a namespace that ends; that is no matter of permissions
+        if " cannot " not in str(error):
+            return  # a quota, a webhook, a namespace that ends: no word of authorizers, and not for ever
         self._denied.add("" if self._cluster_wide else namespace)
         _log.warning(
             "events may not be written; failures are told in the log and on the status page alone",

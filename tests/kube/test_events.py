@@ -246,12 +246,13 @@ async def test_a_refusal_of_one_namespace(api: KubeApi, client: KubeClient) -> N
     assert [e["metadata"]["namespace"] for e in api.objects("events")] == ["garden"]
 
 
-class Ending(KubeClient):
-    """A client of an API whose namespace is being deleted: it is refused to make anything there."""
+class Refused(KubeClient):
+    """A client of an API where something else than a missing permission refuses every new Event."""
 
-    def __init__(self, client: KubeClient) -> None:
+    def __init__(self, client: KubeClient, why: str) -> None:
         self.refused = 0
         self._client = client
+        self._why = why
 
     async def request(self, method: str, path: str, **options: Any) -> bytes:
         """403, in the words of the real one (there `reason` is Forbidden too)."""
@@ -259,22 +260,29 @@ class Ending(KubeClient):
             return await self._client.request(method, path, **options)
         self.refused += 1
         raise KubeDenied(
-            'events "web.1" is forbidden: unable to create new content in namespace shop because it is being terminated',
-            status=403,
-            reason="Forbidden",
+            f'events "web.1" is forbidden: {self._why}', status=403, reason="Forbidden"
         )
 
 
-async def test_a_namespace_that_ends(api: KubeApi, client: KubeClient) -> None:
-    """The refusal of a namespace that is being deleted says nothing about permissions: the others go on."""
+@pytest.mark.parametrize(
+    "why",
+    [
+        "unable to create new content in namespace shop because it is being terminated",
+        "exceeded quota: few, requested: count/events=1, used: count/events=5, limited: count/events=5",
+    ],
+    ids=["ending", "quota"],
+)
+async def test_refusals_that_are_no_missing_permission(
+    api: KubeApi, client: KubeClient, why: str
+) -> None:
+    """A namespace that is being deleted or full says nothing about permissions: later Events are tried."""
     create(api)
-    hours = Hours()
-    ending = Ending(client)
-    async with writing(ending, hours) as writer:
+    refused = Refused(client, why)
+    async with writing(refused, Hours()) as writer:
         writer.report(notice("a"))
-        await until(lambda: ending.refused == 1)
+        await until(lambda: refused.refused == 1)
         writer.report(notice("b"))
-        await until(lambda: ending.refused == 2)
+        await until(lambda: refused.refused == 2)
 
 
 async def test_an_outage_is_no_refusal(api: KubeApi, client: KubeClient) -> None:
