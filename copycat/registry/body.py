@@ -15,8 +15,9 @@ import anyio.lowlevel
 __all__ = ["Beat", "close", "whole"]
 
 #: A body that moves less than this (bytes per second) over the window (seconds) is cut off: the next
-#: attempt may find a better way (registry notes 3.2).
-SLOW_RATE, SLOW_WINDOW = 10_000, 300.0
+#: attempt may find a better way (registry notes 3.2). So little that a narrow line, or `maxBandwidth`,
+#: which many transfers share, is not meant.
+SLOW_RATE, SLOW_WINDOW = 1_000, 300.0
 
 
 class Beat:

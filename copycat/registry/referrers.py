@@ -157,10 +157,10 @@ class Referrers(Manifests):
             document = await self.get_manifest(tag)
         except NotFound:
             return None
+        if document.digest == subject:
+            return None  # GitLab means the subject by it, which may be an index (oras-go#1396)
         if isinstance(document, Index):
             return document
-        if document.digest == subject:
-            return None
         raise Unsupported(
             f"{self.registry}/{self.name}:{tag} is {document.digest}, which is no list of referrers; it stays.",
             side=self._side,

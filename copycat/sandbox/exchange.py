@@ -155,6 +155,11 @@ class Exchange:
         return self.route.reference
 
     @property
+    def authorization(self) -> str:
+        """The header, "" without one."""
+        return self.request.headers.get("Authorization", "")
+
+    @property
     def query(self) -> MultiMapping[str]:
         """Decoded."""
         return self.request.query

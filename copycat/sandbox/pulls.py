@@ -183,17 +183,22 @@ async def missing(
     x: Exchange, code: str, message: str, headers: dict[str, str] | None = None
 ) -> Reply:
     """404, or what the product says about a repository that is not there."""
-    if await x.core.repository_exists(x.repository):
+    profile = x.core.profile
+    known = await x.core.repository_exists(x.repository)
+    if known or (
+        profile.create_on_push and x.core.authority.may_push(x.authorization, x.repository)
+    ):
+        # who may make it is told that it is not there; others are told less
         reply = refusal(404, code, message, {"reference": x.reference})
-    elif x.core.profile.missing_repository == 404:
+    elif profile.missing_repository == 404:
         text = f"The repository with name '{x.repository}' does not exist in the registry"
         reply = refusal(404, "NAME_UNKNOWN", text)
-    elif x.core.profile.missing_repository == 401:
+    elif profile.missing_repository == 401:
         reply = refusal(401, "UNAUTHORIZED", "authentication required")
         challenge = x.core.authority.challenge(x.origin, [(x.repository, "pull")])
         reply.headers["WWW-Authenticate"] = challenge
     else:
-        reply = refusal(x.core.profile.missing_repository, "DENIED", "requested access is denied")
+        reply = refusal(profile.missing_repository, "DENIED", "requested access is denied")
     reply.headers |= headers or {}
     return reply
 

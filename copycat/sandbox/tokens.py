@@ -122,6 +122,14 @@ class Authority:
             return self._decide_basic(header, needed, origin)
         return self._decide_bearer(header, needed, origin, ping=ping)
 
+    def may_push(self, header: str, repository: str) -> bool:
+        """Whether the header's account, in a token made for it, may write there."""
+        if self.mode == "token":
+            token = self.tokens.get(header.partition(" ")[2])
+            return token is not None and (repository, "push") in token.scopes
+        pair = basic_of(header)
+        return pair is not None and self.allow(pair[0], repository, "push")
+
     def challenge(self, origin: str, needed: Sequence[Scope] = (), error: str = "") -> str:
         """The WWW-Authenticate value."""
         if self.mode == "basic":

@@ -126,7 +126,7 @@ ROWS = (
     Row(44, "Copies from A to B and from B to A, one stream each", ALL, "no deadlock"),
     Row(45, "The task is cancelled", ALL,
         "connections, permits and sessions are given back, no tag; the next attempt completes"),
-    Row(46, "kill -9 in the middle", ALL[:-1], "nothing tagged; the next run sends what is missing"),
+    Row(46, "kill -9 in the middle", ALL, "nothing tagged that is not whole; the next run sends what is missing (signatures: a forced pass)"),
     Row(47, "2,000 manifests; 10,000 and more; indexes 8 deep and deeper; one in a circle", ("Gm",),
         "2,000 and 8 deep: protected; over a limit: failed, `too_large`; a circle has a digest that does not fit: failed, `digest_mismatch`"),
     Row(48, "ECR: the repository is missing, and somebody else makes it", ("I", "M"),

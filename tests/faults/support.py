@@ -173,7 +173,7 @@ def target_registry(clock: Callable[[], float] = time.time, **options: Any) -> R
 
 
 def flags_of(source: Registry, target: Registry, **flags: object) -> dict[str, object]:
-    """A configuration that names both and their stores; dots in keys are written `__`."""
+    """A configuration that names both and their stores; dots in keys are written `__`, a function makes its value of both."""
     plain = [source.address, *(r.cdn.partition("//")[2] for r in (source, target))]
     return {
         "target_kind": "docker",
@@ -185,7 +185,10 @@ def flags_of(source: Registry, target: Registry, **flags: object) -> dict[str, o
         "registry_retry_attempts": 3,
         "signatures": "none",
         "registry_retry_backoff": "1s",
-        **{key.replace("__", "."): value for key, value in flags.items()},
+        **{
+            key.replace("__", "."): value(source, target) if callable(value) else value
+            for key, value in flags.items()
+        },
     }
 
 

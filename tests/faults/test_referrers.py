@@ -6,14 +6,17 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import anyio
 import pytest
 
+from copycat.mirror.request import Need
+from copycat.oci.digest import Digest
 from copycat.sandbox import images
 from copycat.sandbox.images import OCI_INDEX, Image
 from copycat.sandbox.ledger import Phase
 from copycat.sandbox.profiles import PROFILES
-from copycat.sandbox.store import StoredManifest
-from tests.faults.support import IMAGE, SOURCE, Bench, bench
+from tests.faults.child import mirroring
+from tests.faults.support import IMAGE, SOURCE, TAG, TARGET, Bench, bench, flags_of
 
 #: What refers to the image.
 SIGNED = [images.artifact(seed=number, subject=IMAGE) for number in range(5)]
@@ -110,8 +113,77 @@ async def test_42_not_a_list() -> None:
         assert getattr(found, "reason", "") == "invalid_manifest"
 
 
-def test_42_stored() -> None:
-    """[R] The sandbox's referrers are what the specification calls so: manifests with the subject."""
-    subject = json.loads(SIGNED[0].data)["subject"]
-    assert subject["digest"] == IMAGE.digest
-    assert StoredManifest.of(SIGNED[0].data).digest == SIGNED[0].digest
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        pytest.param({"status": 503}, "HTTP 503", id="R-503"),
+        pytest.param({"reset": True}, "connection", id="R-reset"),
+        pytest.param(
+            {"status": 429, "headers": {"Retry-After": "86400"}}, "HTTP 429", id="R-throttled"
+        ),
+        pytest.param({"body": b"[]"}, "manifest", id="R-no-list"),
+    ],
+)
+async def test_42_the_image_is_safe(trouble: dict[str, Any], said: str) -> None:
+    """What goes wrong with signatures is a note and another look later; the image is protected."""
+    async with bench(signatures="referrers") as b:
+        with_referrers(b, listed=False)
+        b.fail("R", times=None, **trouble)
+        found = await b.copy()
+
+        assert (found.state, found.reason, found.signatures_due) == ("protected", "", True)
+        assert said in found.message
+        assert b.arrived()
+        b.source.faults.clear()
+        b.time.skipped += 1000
+        again = await b.copy(need=Need(check_signatures=True))
+
+        assert (again.state, again.message, again.signatures_due) == ("protected", "", False)
+        assert all(b.target.has(TARGET, signature) for signature in SIGNED)
+
+
+@pytest.mark.parametrize("kind", ["404", "405", "html"])
+async def test_42_subject_is_a_lie(kind: str) -> None:
+    """[R] A target that says OCI-Subject and has no API gets the list under the fallback tag."""
+    target = {"profile": replace(PROFILES["distribution"], referrers=kind, oci_subject=True)}  # type: ignore[arg-type] # parametrised
+    async with bench(signatures="referrers", target=target) as b:
+        wanted = with_referrers(b, listed=False)
+        found = await b.copy()
+
+        assert (found.state, found.message) == ("protected", "")
+        listing = await b.to_target().referrers(Digest.parse(IMAGE.digest))
+        assert ({str(d.digest) for d in listing.descriptors}, listing.by_api) == (
+            set(wanted),
+            False,
+        )
+
+
+async def test_42_target_means_the_subject() -> None:
+    """[R] A target that resolves the fallback tag to an index itself gets a list with nothing of that index in it."""
+    image = images.index(seed="gitlab")
+    signature = images.artifact(seed="of-index", subject=image)
+    lab = {"profile": replace(PROFILES["distribution"], referrers="subject")}
+    async with bench(image=image, signatures="referrers", target=lab) as b:
+        b.source.add(SOURCE, signature)
+        assert (await b.copy()).state == "protected"
+
+        listed = b.target.store.manifest(TARGET, images.cosign_tag(image, ""))
+        assert listed is not None
+        assert [row["digest"] for row in listed.body["manifests"]] == [signature.digest]
+
+
+async def test_46_killed_before_signatures() -> None:
+    """[R] Killed after the image was safe: it stays so, and the next forced pass brings the signatures."""
+    async with bench(signatures="referrers") as b:
+        with_referrers(b, listed=False)
+        fault = b.fail("R", hold=anyio.Event())
+        flags = flags_of(b.source, b.target, signatures="referrers")
+        async with mirroring(flags, f"{b.source.address}/{SOURCE}:{TAG}") as process:
+            with anyio.fail_after(20):
+                await fault.reached.wait()
+            process.kill()
+        assert b.arrived()
+        found = await b.copy(need=Need(check_anchors=True, check_signatures=True))
+
+        assert (found.state, found.signatures_due) == ("protected", False)
+        assert all(b.target.has(TARGET, signature) for signature in SIGNED)

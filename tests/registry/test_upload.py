@@ -582,3 +582,102 @@ async def test_mount_with_tokens(profile: str) -> None:
 
         assert b.blobs["copy/app"] == {str(blob(SMALL).digest): SMALL}
         assert b.violations == []
+
+
+# Limits on the way
+
+
+class Running:
+    """A clock that every chunk of a body moves on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("seconds", "form"), [(40.0, Form.CHUNKED), (1.0, Form.WHOLE)], ids=["same-time", "any-time"]
+)
+async def test_cut_after_the_same_time(seconds: float, form: Form) -> None:
+    """Bodies that break after the same long time meet a limit in time: the third goes in pieces."""
+    clock = Running()
+    data = LARGE * 3
+
+    async def body() -> AsyncIterator[bytes]:
+        clock.now += seconds
+        async for chunk in sent(data)():
+            yield chunk
+
+    async with Registry() as b:
+        b.fail(Phase.UPLOAD_BODY, cut_at=10_000, reset=True)
+        b.fail(Phase.UPLOAD_BODY, nth=2, cut_at=4 * MIB, reset=True)
+        async with world(b.address, clock=clock) as here:
+            endpoint = here.transport.endpoint(b.address)
+            endpoint.chunk = MIB
+            await here.target(b.address).upload_blob(blob(data), body)
+
+            assert endpoint.form is form
+        assert b.blobs["copy/app"] == {str(blob(data).digest): data}
+        assert (b.violations, b.sessions) == ([], 0)
+
+
+async def test_hardly_anything_moves() -> None:
+    """A body that moves next to nothing for minutes is begun anew."""
+    clock = Running()
+    bodies = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal bodies
+        bodies += 1
+        slow = bodies == 1
+        async for chunk in sent(LARGE)():
+            yield chunk
+            if slow:
+                clock.now += 400.0
+                await anyio.sleep_forever()
+
+    async with Registry() as b:
+        async with world(b.address, clock=clock, request_timeout=0.1) as here:
+            await here.target(b.address).upload_blob(blob(LARGE), body)
+
+            retries = here.metric(
+                "k8s_copycat_registry_retries_total", registry=b.address, reason="slow"
+            )
+        assert (bodies, retries) == (2, 1)
+        assert (b.violations, b.sessions) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "asked"), [(405, 1), (404, 2)], ids=["never", "this-one-is-gone"]
+)
+async def test_cancelling_is_given_up(status: int, asked: int) -> None:
+    """A registry that lets no upload be cancelled is not asked again; a session that is gone says nothing."""
+    async with Registry() as b:
+        b.fail(Phase.UPLOAD_BODY, status=503, times=2)
+        b.fail(Phase.CANCEL_UPLOAD, status=status, times=None)
+        async with world(b.address) as here:
+            await here.target(b.address).upload_blob(blob(LARGE), sent(LARGE))
+
+        assert b.ledger.count(Phase.CANCEL_UPLOAD) == asked
+
+
+async def test_cancelling_with_another_scope() -> None:
+    """Distribution wants a scope for cancelling that nothing else needs: asking for it spoils no other request."""
+    keys = Keys(Credentials(username="u", password="pw"))
+    async with Registry(auth="token", username="u", password="pw") as b:
+        b.fail(Phase.UPLOAD_BODY, status=503)
+        b.fail(
+            Phase.CANCEL_UPLOAD,
+            status=401,
+            times=None,
+            headers={
+                "WWW-Authenticate": f'Bearer realm="{b.url}/token",service="sandbox",scope="repository:copy/app:delete"'
+            },
+        )
+        async with world(b.address, keys=keys) as here:
+            await here.target(b.address).upload_blob(blob(LARGE), sent(LARGE))
+
+            assert here.transport.endpoint(b.address).no_cancel
+        assert [r.status for r in b.requests if r.status == 401 and r.method != "DELETE"] == [401]
