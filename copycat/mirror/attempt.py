@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from copycat.errors import CopycatError, HostNotAllowed, NotFound, RegistryError
 from copycat.mirror.content import Content
@@ -231,20 +232,29 @@ class Attempt:
             self.standing = None
             await self.content.ensure(wanted)
             return await self.tags.move(tag, present, wanted)
-        if self.need.check_anchors or self.need.check_signatures:
+        # an anchor says that this is a copy: of what nobody vouches for, none is made
+        vouched = self.soft is None or wanted == self.need.owned
+        if vouched and (self.need.check_anchors or self.need.check_signatures):
             await self.content.ensure(wanted)
         return Verdict("protected")
 
     async def _wanted(self, tag: str, present: Digest | None) -> Digest:
         """Which digest the tag is to have at the target (product: tags and digests)."""
         running = self._running_certain(tag)
-        if present is not None and not self.need.check_source and not running:
+        if self._need_not_ask(present) and not running:
             return present
         fallback = running[0] if running else present
         says = await self._ask_source(tag, present, fallback)
         if running and says not in running:
             return running[0]
         return says
+
+    def _need_not_ask(self, present: Digest | None) -> TypeGuard[Digest]:
+        """The target's tag is enough: it stands for what this source meant by it, and nobody wants to know more.
+
+        What somebody else has put under the tag says nothing about this image, and must not be taken for it.
+        """
+        return present is not None and not self.need.check_source and present == self.need.owned
 
     def _running_certain(self, tag: str) -> list[Digest]:
         if not self.policy.digest_pull or tag in self.policy.digest_pull_ignored_tags:
@@ -290,7 +300,7 @@ class Attempt:
         tag = self._tag
         present = await self.content.head(tag)
         self.standing = present
-        if present is not None and not self.need.check_source:
+        if self._need_not_ask(present):
             self.digest = present
             return Verdict("tag_only")
         whole = await self._ask_source(tag, present, present)
@@ -388,10 +398,11 @@ class Attempt:
             message = f"would copy to {self.target_reference}; nobody was asked"
             return self._result("dry_run", protected=False, message=message)
         if ARCH in self.request.repository:
-            if self.policy.dry_pull:
-                message = "would copy; the target's name needs the source ($arch)"
-                return self._result("dry_run", protected=False, message=message)
-            await self._settle_architecture()
+            message = (
+                "would copy; the target's name needs the image's manifest ($arch), which no dry mode"
+                " fetches: `copycat plan` tells it"
+            )
+            return self._result("dry_run", protected=False, message=message)
         found = None
         if not self.policy.dry_pull:
             asked = self.reference.digest or self._tag

@@ -114,7 +114,9 @@ class Ledger:
             record.source_checked = now
         if result.signatures_due is not None:
             record.signatures_due = result.signatures_due
-        if result.tag_written or (result.state == "protected" and result.source_checked):
+        if result.tag_written or (
+            result.state in {"protected", "tag_only"} and result.source_checked
+        ):
             record.owned = result.digest
         record.error = result.error
         if result.error is None:

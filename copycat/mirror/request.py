@@ -56,7 +56,7 @@ class Need:
     rivals: tuple[Reference, ...] = ()
     """Other sources that want the same tag in the same repository."""
     owned: Digest | None = None
-    """What this source was last seen to mean by its tag, if it was this source that wrote the tag."""
+    """What this source was last seen to mean by its tag, where the target's tag stood for that."""
     check_source: bool = True
     """Whether the source may be asked what its tag means now."""
     check_anchors: bool = False

@@ -20,6 +20,7 @@ from typing import Any
 import anyio
 
 from copycat.sandbox import images
+from copycat.sandbox.chaos import unleash
 from copycat.sandbox.profiles import PROFILES
 from copycat.sandbox.registry import Registry
 
@@ -53,6 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     registry.add_argument("--image-prefix", default="library/image-")
     registry.add_argument("--layers", type=int, default=3, help="of each image")
     registry.add_argument("--layer-bytes", type=int, default=4096)
+    registry.add_argument(
+        "--faults", type=float, default=0.0, help="the share of requests that go wrong"
+    )
+    registry.add_argument("--seed", type=int, default=0, help="of the faults")
     kube = servers.add_parser("kube-api", help="a Kubernetes API")
     kube.set_defaults(serve=_serve_kube_api)
     kube.add_argument("--host", default="127.0.0.1")
@@ -82,6 +87,8 @@ async def _serve_registry(options: argparse.Namespace) -> None:
         for number in range(options.images):
             made = images.image(seed=number, layers=[options.layer_bytes] * options.layers)
             registry.add(f"{options.image_prefix}{number}", made, tag="1")
+        if options.faults:
+            unleash(registry.faults, share=options.faults, seed=options.seed)
         _say(kind="registry", address=registry.address, url=registry.url, cdn=registry.cdn)
         await anyio.sleep_forever()
 

@@ -177,13 +177,20 @@ async def test_14_other_bytes(times: int | None) -> None:
         assert (fault.hits, b.count("I"), b.count("M")) == (2, 0, 0)
 
 
-async def test_14_other_bytes_of_a_tag() -> None:
-    """[Gm] By a tag the digest is what the bytes hash to; a header that contradicts has it asked by digest: not there."""
+@pytest.mark.parametrize("at", [30, 0], ids=["readable", "unreadable"])
+@pytest.mark.parametrize("times", [1, None], ids=["once", "for-ever"])
+async def test_14_other_bytes_of_a_tag(times: int | None, at: int) -> None:
+    """[Gm] Bytes that contradict the header and that nobody has by their digest were damaged: asked once more."""
     async with bench() as b:
-        b.fail("Gm", corrupt_at=30, times=None)
+        b.fail("Gm", corrupt_at=at, times=times)
         found = await b.copy()
 
-        assert found.state == "failed"
+        assert b.count("Gm") == 3
+        if times == 1:
+            assert found.state == "protected"
+            assert b.arrived()
+            return
+        assert (found.state, found.reason) == ("failed", "digest_mismatch")
         assert (b.count("I"), b.count("M")) == (0, 0)
 
 

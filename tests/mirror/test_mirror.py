@@ -83,7 +83,7 @@ async def test_nothing_to_do(bench: Bench) -> None:
     assert [r.method for r in bench.source.requests] == ["HEAD"]
     assert [r.method for r in bench.target.requests] == ["HEAD"]
     bench.forget_requests()
-    third = await bench.run(need=Need(check_source=False))
+    third = await bench.run(need=Need(check_source=False, owned=again.digest))
     assert (third.state, third.protected, third.source_checked) == ("protected", True, False)
     assert bench.source.requests == []
 
@@ -140,6 +140,35 @@ async def test_foreign_tag(bench: Bench, ours: bool) -> None:
     )
     assert bench.tag("1.0") == (new if ours else old).digest
     assert bench.anchored(new)
+
+
+@pytest.mark.parametrize("policy", ["foreign", "held", "rival"])
+async def test_a_tag_that_is_not_ours_stays_so(bench: Bench, policy: str) -> None:
+    """A look at the target alone does not take somebody else's content for a copy, nor anchors it."""
+    old, new = two(bench)
+    bench.target.add("copy/app", old, "1.0")
+    move(bench, new)
+    options = PolicyOptions(
+        overwrite_foreign_tags=policy != "foreign", allow_different_digest_repush=policy != "held"
+    )
+    rivals = (Reference.parse("other.example/team/app:1.0"),) if policy == "rival" else ()
+    first = await bench.run(need=Need(rivals=rivals), **options)
+    assert first.state == ("tag_held" if policy == "held" else "conflict")
+    look = Need(check_source=False, check_anchors=True, known=True, rivals=rivals)
+    again = await bench.run(need=look, **options)
+    assert (again.state, again.reason) == (first.state, first.reason)
+    assert bench.tag("1.0") == old.digest
+    assert bench.anchored(new)
+    assert not bench.anchored(old)
+
+
+async def test_nobody_vouches_for_a_tag(bench: Bench) -> None:
+    """The source is away and the tag was never seen to be ours: it is not anchored, so that it stays somebody else's."""
+    old = bench.target.add("copy/app", images.image(seed="theirs"), "1.0")
+    await bench.source.stop()
+    result = await bench.run(need=Need(check_anchors=True))
+    assert result.error is not None
+    assert not bench.anchored(old)
 
 
 async def test_immutable_tag(bench: Bench) -> None:
@@ -749,12 +778,13 @@ async def test_dry_and_gone(bench: Bench) -> None:
 
 @pytest.mark.parametrize("options", [{"dry_run": True}, {"dry_pull": True}], ids=["run", "pull"])
 async def test_dry_arch(bench: Bench, options: PolicyOptions) -> None:
-    """`$arch` needs the source: dryRun asks it, dryPull says so."""
+    """`$arch` needs more than HEAD: no dry mode fetches it, and the message says what does."""
     bench.source.add("team/app", images.index(), "1.0")
     result = await bench.run(repository=f"{ARCH}/app", **options)
     assert result.state == "dry_run"
-    assert ("amd64-arm64/app" in result.message) is ("dry_run" in options)
-    assert bool(bench.source.requests) is ("dry_run" in options)
+    assert "$arch" in result.message
+    assert "copycat plan" in result.message
+    assert bench.source.requests == bench.target.requests == []
 
 
 async def test_what_a_mirror_shows(bench: Bench) -> None:

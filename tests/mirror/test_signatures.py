@@ -517,9 +517,9 @@ async def test_a_source_that_is_away() -> None:
     async with between() as bench:
         signed(bench.source)
         mirror = bench.mirror(signatures="all")
-        await run(mirror, bench)
+        first = await run(mirror, bench)
         await bench.source.stop()
-        result = await run(mirror, bench, FORCED)
+        result = await run(mirror, bench, replace(FORCED, owned=first.digest))
         assert (result.state, result.protected, result.signatures_due) == ("protected", True, True)
         await bench.source.start()
 
