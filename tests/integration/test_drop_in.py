@@ -144,6 +144,8 @@ def workloads(registries: Registries) -> tuple[Image, list[dict[str, Any]]]:
     ]
 
 
+@pytest.mark.needs("setpriv")
+@pytest.mark.timeout(90)
 async def test_as_it_is(registries: Registries, tmp_path: Path) -> None:
     """The manifest as it is ships both dry modes: live, ready, metrics on their port, the Lease held, no registry asked."""
     _, pods = workloads(registries)
@@ -165,6 +167,8 @@ async def test_as_it_is(registries: Registries, tmp_path: Path) -> None:
     assert registries.target.requests == []
 
 
+@pytest.mark.needs("setpriv")
+@pytest.mark.timeout(90)
 async def test_the_images_arrive(registries: Registries, tmp_path: Path) -> None:
     """With the dry modes off the images are at the target under the manifest's prefix; the lists and logins count."""
     content, pods = workloads(registries)
