@@ -33,6 +33,7 @@ from copycat.app.facade import Facade
 from copycat.app.permissions import needed_permissions
 from copycat.app.probes import Probes
 from copycat.app.reload import Reload, Reloader
+from copycat.app.summary import tell_summaries
 from copycat.app.term import Term, Times
 from copycat.app.wiring import Engine, open_engine, selection_of
 from copycat.config.settings import Settings
@@ -229,6 +230,7 @@ class Program:
             tasks.start_soon(self._signals)
             tasks.start_soon(self._probes.measure_lag)
             tasks.start_soon(self._probes.watch_the_watches)
+            tasks.start_soon(partial(tell_summaries, self.facade, sleep=self._times.sleep))
             if self._reload is not None:
                 tasks.start_soon(self._reloader(self._reload, engines).run)
             self._announce("started")
