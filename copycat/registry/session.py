@@ -28,8 +28,6 @@ MAX_CHUNK = 1024 * 1024 * 1024
 MARGIN = 60.0
 #: The answer to a body: 300 s and what storing takes at this rate (bytes per second).
 COMMIT_WAIT, COMMIT_RATE = 300.0, 50_000_000
-#: Longest wait for the answer to a cancelled session (seconds).
-CANCEL_WAIT = 5.0
 
 _OCTETS = "application/octet-stream"
 #: Answers to DELETE of a registry that will not do it the next time either. A 404 means this session alone.
@@ -169,7 +167,6 @@ class Session:
                 url=location,
                 headers={},
                 accept=frozenset(range(300, 600)),
-                silence=CANCEL_WAIT,
             ),
             login=replace(self._login, start={}, exchanged=set()),
         )

@@ -43,8 +43,8 @@ SMALL = 256 * 1024
 ATTEMPTS = 3
 #: Least piece that form D goes down to when a proxy answers 413 (bytes).
 MIN_CHUNK = 512 * 1024
-#: A cancelled task gives its session up within this time (seconds).
-PARTING = 1.0
+#: A session is given up within this time (seconds), by a cancelled task too.
+PARTING = 2.0
 #: Two bodies cut as near to each other as this (bytes; seconds, where it took long) were cut by a limit,
 #: which a third one would meet as well.
 SAME_BYTES, SAME_SECONDS, LONG_SECONDS = 1 << 20, 2.0, 30.0
@@ -65,7 +65,6 @@ _SESSION_CODES = frozenset(
         "SIZE_INVALID",
     }
 )
-#: Whoever failed like this would not hear of a cancelled session either.
 _OUT_OF_REACH = frozenset(
     {"breaker_open", "certificate", "dns", "downgrade", "host_not_allowed", "timeout", "tls"}
 )
@@ -149,14 +148,12 @@ class Upload:
         )
         try:
             await self._fill(session, open_body)
-        except (CopycatError, _Failed) as failure:
+        except BaseException as failure:
             error = failure.error if isinstance(failure, _Failed) else failure
-            if error.side == "source" or error.reason not in _OUT_OF_REACH:
-                await session.cancel()
-            raise
-        except BaseException:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(PARTING):
-                await session.cancel()
+            if not _out_of_reach(error):
+                # Others that fail at the same time cancel this task: that must not cost the DELETE.
+                with anyio.CancelScope(shield=True), anyio.move_on_after(PARTING):
+                    await session.cancel()
             raise
 
     async def _fill(self, session: Session, open_body: OpenBody) -> None:
@@ -318,3 +315,12 @@ class Upload:
             registry=self._place.registry,
             reason=reason,
         )
+
+
+def _out_of_reach(error: BaseException) -> bool:
+    """Whether the target would not hear of a cancelled session either."""
+    return (
+        isinstance(error, RegistryError)
+        and error.side != "source"
+        and error.reason in _OUT_OF_REACH
+    )

@@ -13,7 +13,7 @@ from tests.faults.support import EACH, STEPS, Bench, bench, failure, spaced, suc
 #: What the header says, and for how many seconds nobody may come.
 PATIENCE = [
     pytest.param(lambda: "2", 2.0, id="seconds"),
-    pytest.param(lambda: formatdate(time.time() + 4, usegmt=True), 2.9, id="date"),
+    pytest.param(lambda: formatdate(time.time() + 6, usegmt=True), 2.0, id="date"),
     pytest.param(lambda: None, 1.0, id="absent"),
 ]
 

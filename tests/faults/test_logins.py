@@ -221,6 +221,18 @@ async def test_09_sixty_seconds(side: str) -> None:
             assert b.count(f"T-{side}") == tokens
 
 
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+@pytest.mark.parametrize("side", ["source", "target"])
+async def test_09_stumbles(side: str, status: int) -> None:
+    """[T] A token service that stumbles is asked again after a back-off."""
+    async with bench() as b:
+        b.fail(f"T-{side}", status=status, times=2)
+        success(b, "", await b.copy())
+
+        assert b.count(f"T-{side}") == 3
+        assert b.time.naps == [1.0, 2.0]
+
+
 @pytest.mark.parametrize("side", ["source", "target"])
 async def test_09_html(side: str) -> None:
     """[T] A page with 200 is no token: the error says what came, and that it may pass."""
