@@ -132,7 +132,9 @@ class Controller:
         if entry is None or entry.verdict:
             return
         self._metrics.know_image(request.source.name)
-        if cause & (Cause.CHANGED | Cause.RUNNING):
+        # a kubelet that reports another digest is a change of its Pod; one more Pod is none
+        reported = cause & Cause.DIGEST and not cause & Cause.NEW
+        if reported or cause & (Cause.CHANGED | Cause.RUNNING):
             self.ledger.warm(request)
         if cause & Cause.CHANGED:
             self.ledger.stale(request)

@@ -84,6 +84,7 @@ class Agenda:
             else record.anchored,
             known=record.protected,
             owned=record.owned,
+            whole=record.result.state == "protected",
         )
 
     def _due(self, last: float | None, interval: float, now: float) -> bool:

@@ -7,7 +7,7 @@ its digest and its anchor; the tag goes last, and only if it is ours to move.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
@@ -243,6 +243,10 @@ class Attempt:
         running = self._running_certain(tag)
         if self._need_not_ask(present) and not running:
             return present
+        return await self._meant(tag, present, running)
+
+    async def _meant(self, tag: str, present: Digest | None, running: Sequence[Digest]) -> Digest:
+        """What the source says, unless that runs nowhere and something else does. Args: `running`: newest first."""
         fallback = running[0] if running else present
         says = await self._ask_source(tag, present, fallback)
         if running and says not in running:
@@ -300,24 +304,32 @@ class Attempt:
         tag = self._tag
         present = await self.content.head(tag)
         self.standing = present
-        if self._need_not_ask(present):
+        running = self._running_certain(tag)
+        if self._need_not_ask(present) and not running:
+            verdict = await self._kept(present)
+            return Verdict("protected") if self.need.whole else verdict
+        whole = await self._meant(tag, present, running)
+        if self.soft is not None and whole == present:
             self.digest = present
-            return Verdict("tag_only")
-        whole = await self._ask_source(tag, present, present)
-        if self.soft is not None:
-            self.digest = whole
             return Verdict("tag_only")
         marker = subset_tag(whole.hex, platforms)
         if present is not None and await self.content.head(marker) == present:
-            self.digest = present
+            self.content.part_of[present] = whole
             if self.need.check_signatures:
-                self.content.roots[present] = whole
-            return Verdict("tag_only")
+                self.content.look_at(present)
+            return await self._kept(present)
         root = await self.narrowing.select(await self.content.fetch(whole), platforms)
         if root.digest == whole:
             return await self._whole(tag, present, whole)
         self.content.part_of[root.digest] = whole
         return await self._subset(tag, present, root, marker)
+
+    async def _kept(self, present: Digest) -> Verdict:
+        """The narrowed copy stands under its tag; its anchor may have to be looked for."""
+        self.digest = present
+        if self.need.check_anchors:
+            await self.content.ensure(present)
+        return Verdict("tag_only")
 
     async def _subset(
         self, tag: str, present: Digest | None, root: Document, marker: str
@@ -403,14 +415,16 @@ class Attempt:
                 " fetches: `copycat plan` tells it"
             )
             return self._result("dry_run", protected=False, message=message)
-        found = None
+        meant = None
         if not self.policy.dry_pull:
             asked = self.reference.digest or self._tag
             found = await self.source.head_manifest(asked)
             if found is None:
                 raise self._gone(str(asked))
+            running = [] if self.reference.digest else self._running_certain(self._tag)
+            meant = running[0] if running and found.digest not in running else found.digest
         rehearsal = await rehearse(
-            self.content, self.policy, tag=self._tag, where=self.target_reference, found=found
+            self.content, self.tags, tag=self._tag, where=self.target_reference, meant=meant
         )
         self.digest = rehearsal.digest
         self.source_checked = rehearsal.source_checked

@@ -6,14 +6,13 @@ asked, and there is nothing to find out: that is told by the attempt itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from copycat.mirror.content import Content
 from copycat.mirror.naming import subset_tag
 from copycat.mirror.narrow import names
-from copycat.mirror.policy import Policy
+from copycat.mirror.tags import Tags
 from copycat.oci.digest import Digest
-from copycat.oci.manifest import Descriptor
 
 __all__ = ["Rehearsal", "rehearse"]
 
@@ -26,25 +25,26 @@ class Rehearsal:
     protected: bool
     digest: Digest | None = None
     source_checked: bool = False
+    missing: tuple[Digest, ...] = ()
+    """What runs besides and is not kept yet."""
 
 
 async def rehearse(
-    content: Content, policy: Policy, *, tag: str, where: object, found: Descriptor | None
+    content: Content, tags: Tags, *, tag: str, where: object, meant: Digest | None
 ) -> Rehearsal:
     """Look at the target, compare, and say it. Raises the target's errors.
 
     Args:
         where: the target reference, for the message.
-        found: what the source says; None if it was not asked.
+        meant: what the tag is to have, or the digest of the reference; None if the source was not asked.
     """
     wanted = content.reference.digest
     present = await content.head(wanted.anchor if wanted else tag)
-    if policy.dry_pull or found is None:
+    if meant is None:
         return await _would(
             content, where, present, present, f"would be copied to {where}", asked=False
         )
-    digest = found.digest
-    what = str(digest)
+    digest, what = meant, str(meant)
     platforms = content.need.platforms
     if platforms is not None:
         what = f"{names(platforms)} of {what}"
@@ -53,6 +53,14 @@ async def rehearse(
             digest = present
     if present == digest:
         return await _would(content, where, present, digest, "", asked=True)
+    refusal = None if wanted else await tags.refusal(tag, present, digest)
+    if refusal is not None:
+        kept = await content.head(digest.anchor) == digest
+        otherwise = f"{what} is kept" if kept else f"would keep {what} without a tag"
+        said = await _would(
+            content, where, None, digest, f"{otherwise}: {refusal.message}", asked=True
+        )
+        return replace(said, protected=kept and not said.missing)
     move = f"would move {where} from {present} to {what}"
     otherwise = move if present is not None else f"would copy {what} to {where}"
     return await _would(content, where, None, digest, otherwise, asked=True)
@@ -85,4 +93,5 @@ async def _would(
         protected=stands is not None and not missing,
         digest=digest,
         source_checked=asked,
+        missing=tuple(missing),
     )

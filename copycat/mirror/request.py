@@ -57,6 +57,8 @@ class Need:
     """Other sources that want the same tag in the same repository."""
     owned: Digest | None = None
     """What this source was last seen to mean by its tag, where the target's tag stood for that."""
+    whole: bool = False
+    """Whether that was the source's root itself, though only some platforms are wanted: they are all that it has."""
     check_source: bool = True
     """Whether the source may be asked what its tag means now."""
     check_anchors: bool = False

@@ -31,10 +31,14 @@ class Tags:
 
     async def move(self, tag: str, present: Digest | None, wanted: Digest) -> Verdict:
         """Give the tag to what is wanted, if it is ours to give. Args: `present`: what it stands for now."""
+        return await self.refusal(tag, present, wanted) or await self.write(tag, wanted)
+
+    async def refusal(self, tag: str, present: Digest | None, wanted: Digest) -> Verdict | None:
+        """Why the tag is not ours to give; None if it is. Nothing is written."""
         refusal = self._rivalry(tag, present)
         if refusal is None and present is not None:
             refusal = self._held(tag, present, wanted) or await self._foreign(tag, present)
-        return refusal or await self.write(tag, wanted)
+        return refusal
 
     def yields(self, tag: str) -> Verdict | None:
         """A conflict, if a tag that nobody has belongs to another claimant: to the first by name."""

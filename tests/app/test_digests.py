@@ -144,6 +144,19 @@ async def test_nodes_of_two_architectures(world: World) -> None:
     assert world.target.ledger.count(Phase.PUT_MANIFEST) == 0
 
 
+async def test_a_narrowed_tag_is_what_runs(world: World) -> None:
+    """digestPull and checkNodePlatform together: the tag is the node's part of what runs, before and after a restart."""
+    old = index(seed="old", platforms=PLATFORMS)
+    world.source.add("a", old, "1")
+    world.source.add("a", index(seed="new", platforms=PLATFORMS), "1")
+    node(world, "n1", "arm64")
+    world.pod("p", world.image("a:1"), node="n1", image_id=f"{world.image('a')}@{old.digest}")
+    for _ in range(2):
+        async with world.running(check_node_platform=True, digest_pull=True) as program:
+            row = await in_state(program, world.image("a:1"), "tag_only")
+            assert row.digest == str(child(old, 1)) == world.target.tags["mirror/a"]["1"]
+
+
 async def test_a_platform_that_an_index_lacks(world: World) -> None:
     """A node's platform that is not there is a failure that names it, never another one instead; unless it is ignored."""
     content = index(seed="a", platforms=("linux/amd64", "linux/arm64"))

@@ -208,6 +208,13 @@ async def turn_running(world: World, program: Program) -> None:
     world.pod("a-0", world.image("a:1"), image_id="sha256:" + "0" * 64)
 
 
+async def report(world: World, program: Program) -> None:
+    """A container has come and gone between two looks: only its imageID tells."""
+    status = {"name": "main", "image": world.image("a:1"), "imageID": "sha256:" + "0" * 64}
+    status["state"] = {"terminated": {"exitCode": 0}}  # type: ignore[assignment] # as JSON
+    world.api.patch("pods", "demo", "waits", {"status": {"containerStatuses": [status]}})
+
+
 async def reset(world: World, program: Program) -> None:
     _, text = await fetch(program, "metrics", "/reset-cooldown", "POST")
     assert json.loads(text) == {
@@ -228,11 +235,15 @@ async def force(world: World, program: Program) -> None:
     }
 
 
-@pytest.mark.parametrize("clear", [change_template, turn_running, reset, force])
+@pytest.mark.parametrize("clear", [change_template, turn_running, report, reset, force])
 async def test_what_ends_a_cooldown(world: World, clear: Any) -> None:
-    """A change of the template, a container that runs, a reset and a forced pass: the image is tried at once."""
+    """A change of the template, a container that runs, a new imageID, a reset and a forced pass: the image is tried at once."""
     world.source.create_repository("a")
-    world.deployment("a", reference := world.image("a:1"))
+    reference = world.image("a:1")
+    if clear is report:
+        world.pod("waits", reference)
+    else:
+        world.deployment("a", reference)
     async with world.running(failure_cooldown_minutes=1440) as program:
         await in_state(program, reference, "failed")
         await idle(program)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -20,6 +21,7 @@ from copycat.sandbox.ledger import Phase
 from tests.mirror.conftest import Bench, PolicyOptions
 
 AMD, ARM, S390 = (Platform.parse(f"linux/{a}") for a in ("amd64", "arm64", "s390x"))
+THREE = ("linux/amd64", "linux/arm64", "linux/s390x")
 RIVAL_FIRST = Reference.parse("0.example/other:1.0")
 RIVAL_LAST = Reference.parse("z.example/other:1.0")
 
@@ -39,6 +41,14 @@ def two(bench: Bench) -> tuple[Image, Image]:
     old = bench.source.add_image("team/app", "1.0", seed="old")
     new = bench.source.add("team/app", images.image(seed="new"))
     return old, new
+
+
+def child(image: Image, platform: Platform) -> Digest:
+    """The manifest of one platform of an index."""
+    root = image.document
+    assert isinstance(root, Index)
+    [found] = [m.digest for m in root.manifests if m.platform == platform]
+    return found
 
 
 def move(bench: Bench, image: Image, tag: str = "1.0") -> None:
@@ -591,6 +601,8 @@ async def test_all_platforms(bench: Bench, again: bool) -> None:
     if again:
         result = await bench.run(need=need)
     assert (result.state, result.digest) == ("protected", of(root))
+    look = replace(need, check_source=False, check_anchors=True, owned=result.digest, whole=True)
+    assert (await bench.run(need=look)).state == "protected"
     assert bench.target.has("copy/app", root, "1.0")
     assert bench.anchored(root)
 
@@ -610,6 +622,38 @@ async def test_narrowed_tag_held(bench: Bench) -> None:
     bench.source.add("team/app", images.index(seed="b"), "1.0")
     result = await bench.run(need=need, allow_different_digest_repush=False)
     assert (result.state, result.protected) == ("tag_held", True)
+
+
+async def test_narrowed_digest_pull(bench: Bench) -> None:
+    """With digestPull a narrowed tag stands for what runs too, not for what the source's tag has come to mean."""
+    running = bench.source.add("team/app", images.index(seed="a"), "1.0")
+    says = bench.source.add("team/app", images.index(seed="b"), "1.0")
+    need = replace(runs(running), platforms=frozenset({AMD}))
+    result = await bench.run(need=need, digest_pull=True)
+    assert (result.state, result.digest) == ("tag_only", child(running, AMD))
+    assert bench.tag("1.0") == str(child(running, AMD))
+    await bench.source.stop()
+    again = await bench.run(need=replace(need, owned=result.digest), digest_pull=True)
+    assert (again.state, again.digest, again.protected) == ("tag_only", result.digest, True)
+    await bench.source.start()
+    free = await bench.run(need=replace(need, running=()), digest_pull=True)
+    assert free.digest == child(says, AMD)
+
+
+@pytest.mark.parametrize("asks", [True, False], ids=["forced", "check"])
+async def test_narrowed_anchor_comes_back(bench: Bench, asks: bool) -> None:
+    """A narrowed copy whose anchor vanished gets it again, from what stands at the target."""
+    bench.source.add("team/app", images.index(platforms=THREE), "1.0")
+    need = Need(platforms=frozenset({AMD, ARM}))
+    kept = (await bench.run(need=need)).digest
+    assert kept is not None
+    del bench.target.tags["copy/app"][kept.anchor]
+    bench.forget_requests()
+    look = replace(need, check_source=asks, check_anchors=True, owned=kept, known=True)
+    result = await bench.run(need=look)
+    assert (result.state, result.digest) == ("tag_only", kept)
+    assert bench.tag(kept.anchor) == str(kept)
+    assert bench.source.ledger.count(Phase.GET_MANIFEST, Phase.GET_BLOB) == 0
 
 
 @pytest.mark.parametrize(
@@ -758,6 +802,40 @@ async def test_dry(
     wanted = stands == "same" or (stands == "other" and not asked_both)
     assert result.protected is (wanted and bool(target))
     assert result.message
+
+
+@pytest.mark.parametrize("policy", ["foreign", "held", "rival"])
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "new"])
+async def test_dry_tag_that_stays(bench: Bench, policy: str, kept: bool) -> None:
+    """dryRun does not announce a tag that a run would not write, and says what keeps it from it."""
+    old, new = two(bench)
+    bench.target.add("copy/app", old, "1.0")
+    move(bench, new)
+    options = PolicyOptions(
+        overwrite_foreign_tags=policy != "foreign", allow_different_digest_repush=policy != "held"
+    )
+    need = Need(rivals=(RIVAL_LAST,) if policy == "rival" else ())
+    real = await bench.run(need=need, **options) if kept else None
+    options["dry_run"] = True
+    result = await bench.run(need=need, **options)
+    assert (result.state, result.protected) == ("dry_run", kept)
+    assert f"{new.digest} is kept: " in result.message if kept else "would keep" in result.message
+    if real is not None:
+        assert real.message in result.message
+    assert "would move" not in result.message
+
+
+async def test_dry_digest_pull(bench: Bench) -> None:
+    """dryRun with digestPull speaks of what runs, as a run would decide."""
+    says, running = two(bench)
+    bench.target.add("copy/app", running, "1.0")
+    bench.target.tags["copy/app"][of(running).anchor] = running.digest
+    options = PolicyOptions(dry_run=True, digest_pull=True)
+    same = await bench.run(need=runs(running), **options)
+    assert (same.protected, same.digest) == (True, of(running))
+    assert "nothing to do" in same.message
+    moved = await bench.run(need=Need(), **options)
+    assert f"would move {moved.target} from {running.digest} to {says.digest}" in moved.message
 
 
 @pytest.mark.parametrize("options", [{"dry_run": True}, {"dry_pull": True}], ids=["run", "pull"])
