@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from copycat.errors import CopycatError, HostNotAllowed, NotFound, RegistryError
+from copycat.mirror.architecture import USUAL, Architectures
 from copycat.mirror.content import Content
 from copycat.mirror.copy import Copier
 from copycat.mirror.dry import rehearse
@@ -32,17 +33,6 @@ from copycat.registry.target import Target
 
 __all__ = ["Attempt"]
 
-#: Where to look for a copy whose name holds the architectures, when the source cannot say which they are.
-_USUAL_ARCHITECTURES = (
-    ("amd64",),
-    ("arm64",),
-    ("amd64", "arm64"),
-    ("amd64", "arm"),
-    ("amd64", "arm", "arm64"),
-    ("amd64", "arm64", "ppc64le", "s390x"),
-    ("amd64", "arm", "arm64", "ppc64le", "s390x"),
-)
-
 
 @dataclass(slots=True)
 class Attempt:
@@ -55,8 +45,7 @@ class Attempt:
     copier: Copier
     target_registry: Target
     source: Repository
-    architectures: Callable[[Repository, Document], Awaitable[Collection[str]]]
-    known_architectures: Callable[[Digest], Collection[str] | None]
+    architectures: Architectures
     sleep: Callable[[float], Awaitable[None]]
     progress: Progress
     signatures: Signatures | None = None
@@ -359,23 +348,15 @@ class Attempt:
             if running and digest not in running:
                 # the tag will stand for what runs
                 digest = running[0]
-            names = self.known_architectures(digest)
-            if names is None:
-                document = await self.content.fetch(digest)
-                names = await self.architectures(self.source, document)
+            self._aim(await self.architectures.names(digest, self.content, self.need.platforms))
         except RegistryError:
             if not await self._guess_architecture():
                 raise
-            return
-        if self.need.platforms is not None and len(names) > 1:
-            wanted = {p.architecture for p in self.need.platforms}
-            names = [n for n in names if n in wanted] or names
-        self._aim(names)
 
     async def _guess_architecture(self) -> bool:
         """The source is out of reach: whether a copy stands under one of the usual architectures' names."""
         digest = self.reference.digest
-        for names in _USUAL_ARCHITECTURES:
+        for names in USUAL:
             self._aim(names)
             if await self.content.head(digest.anchor if digest else self._tag) is not None:
                 return True

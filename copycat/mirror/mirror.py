@@ -6,31 +6,22 @@ about the cluster. The controller, forced passes, periodic checks and `copycat m
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 
 import anyio
-import msgspec
 
+from copycat.mirror.architecture import Architectures
 from copycat.mirror.attempt import Attempt
 from copycat.mirror.copy import Copier, Direction, Progress, Transfer
 from copycat.mirror.naming import Naming
 from copycat.mirror.policy import Policy
 from copycat.mirror.request import MirrorRequest, MirrorResult, Need
 from copycat.mirror.signatures import Signatures
-from copycat.oci.digest import Digest
-from copycat.oci.manifest import Document, Index
 from copycat.registry.repository import Repository
 from copycat.registry.target import Target
 from copycat.registry.transport import Transport
 
 __all__ = ["Mirror"]
-
-_ARCHITECTURES = 10_000
-
-
-class _Config(msgspec.Struct):
-    architecture: str = ""
 
 
 def _no_progress(direction: Direction, count: int) -> None:
@@ -59,7 +50,7 @@ class Mirror:
         self.policy = policy
         self._signatures = signatures
         self._sleep = sleep
-        self._known: OrderedDict[Digest, tuple[str, ...]] = OrderedDict()
+        self._architectures = Architectures()
 
     @property
     def target(self) -> Target:
@@ -107,31 +98,7 @@ class Mirror:
             target_registry=target,
             source=source,
             architectures=self._architectures,
-            known_architectures=self._known.get,
             sleep=self._sleep,
             progress=progress,
             signatures=self._signatures,
         )
-
-    async def _architectures(self, source: Repository, document: Document) -> Collection[str]:
-        """The architectures of an image, for `$arch`; an image without an index says it in its config."""
-        if isinstance(document, Index):
-            names = tuple(sorted({p.architecture for p in document.platforms()}))
-        elif document.config is not None:
-            names = await self._from_config(source, document)
-        else:
-            names = ()
-        self._known[document.digest] = names
-        if len(self._known) > _ARCHITECTURES:
-            self._known.popitem(last=False)
-        return names
-
-    async def _from_config(self, source: Repository, document: Document) -> tuple[str, ...]:
-        if isinstance(document, Index) or document.config is None:
-            return ()
-        raw = await source.get_blob(document.config)
-        try:
-            architecture = msgspec.json.decode(raw, type=_Config).architecture
-        except msgspec.DecodeError:
-            return ()
-        return (architecture,) if architecture else ()

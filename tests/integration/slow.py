@@ -76,10 +76,14 @@ class SlowLine:
         while True:
             try:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._upstream), timeout=None)
-            except OSError:  # closed, or the registry is stopped
+            except OSError:
                 if self._listener.fileno() < 0:
                     return
+                continue
+            try:
+                server = socket.create_connection(("127.0.0.1", self._upstream), timeout=None)
+            except OSError:  # the server is stopped
+                client.close()
                 continue
             self._open |= {client, server}
             self._start(self._forward, client, server, False)
