@@ -257,16 +257,15 @@ class Attempt:
     async def _ask_source(
         self, tag: str, present: Digest | None, fallback: Digest | None
     ) -> Digest:
-        """What the tag means at the source. One HEAD if the target has the tag, else one GET, which is the resolution."""
+        """What the tag means at the source. One HEAD if the target has the tag and the source still does, else one GET, which is the resolution."""
         try:
-            if present is None:
+            found = None if present is None else await self.source.head_manifest(tag)
+            if found is None:
+                # nothing is known of it, or HEAD denies it, which only GET is believed about (cc-utils#1752)
                 document = await self.source.get_manifest(tag)
                 self.content.documents[document.digest] = document
                 digest = document.digest
             else:
-                found = await self.source.head_manifest(tag)
-                if found is None:
-                    raise self._gone(tag)
                 digest = found.digest
         except CopycatError as error:
             # out of reach, gone, or a manifest that nobody can read (schema 1)

@@ -95,10 +95,21 @@ async def test_12_source_has_no_head() -> None:
         assert fault.hits == 1
 
 
+async def test_12_source_hides_the_tag() -> None:
+    """[Hm] A HEAD that denies what GET serves is not believed."""
+    async with bench() as b:
+        standing(b, status=404, times=None)
+        found = await b.copy()
+
+        assert (found.state, found.reason, found.source_checked) == ("protected", "", True)
+        assert b.count("Gm") == 1
+
+
 async def test_12_source_has_lost_the_tag() -> None:
     """[Hm] A tag that is gone at the source is what the copy is for."""
     async with bench() as b:
-        standing(b, status=404, times=None)
+        standing(b)
+        del b.source.tags[SOURCE][TAG]
         await kept(b, NotFound, temporary=False)
 
 
