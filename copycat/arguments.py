@@ -27,6 +27,9 @@ _VALUED: Final = frozenset(
     }
 )
 _SWITCHES: Final = frozenset({"help", "version"})
+#: What Go's flag package takes for a boolean.
+_TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+_FALSE: Final = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:
@@ -38,7 +41,11 @@ def normalise(arguments: Sequence[str]) -> list[str]:
     for argument in rest:
         if argument == "--":
             return [*result, argument, *rest]
-        name, equals, _ = argument.lstrip("-").partition("=")
+        name, equals, value = argument.lstrip("-").partition("=")
+        if name in _SWITCHES and argument.startswith("-") and value in _FALSE:
+            continue
+        if name in _SWITCHES and value in _TRUE:
+            argument = argument.partition("=")[0]  # noqa: PLW2901 - the parser takes no value here
         result.append(_flag(argument, name, explicit=bool(equals)))
         if name in _VALUED and not equals and argument.startswith("-"):
             result += [value for value in [next(rest, None)] if value is not None]

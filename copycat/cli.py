@@ -6,11 +6,13 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 130 interrupted.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, TypeVar
 
 import typer
 
@@ -20,6 +22,7 @@ from copycat.errors import ConfigError, CopycatError, Problem
 from copycat.program import Program, RealProgram
 
 if TYPE_CHECKING:
+    from copycat.app.manifests import ManifestFile
     from copycat.config.settings import Settings
 
 _T = TypeVar("_T")
@@ -141,9 +144,8 @@ def _run(
             log.warning("flag has no effect", flag=name)
     for warning in settings.warnings:
         log.warning("configuration", warning=warning)
-    program = _program(ctx)
     load = partial(_load, config, flags)
-    _await(partial(program.run, settings, kubeconfig=kubeconfig, context=context, load=load))
+    _await(partial(_program(ctx).run, settings, kubeconfig=kubeconfig, context=context, load=load))
 
 
 @cli.command("mirror")
@@ -176,11 +178,10 @@ def _mirror(
     from copycat.progress import make_reporter
 
     settings = _mirror_settings(config, target, references or [], insecure=insecure)
-    _configure_for_people(settings)
     reporter = make_reporter(sys.stdout, as_json=as_json)
-    program = _program(ctx)
+    _configure_for_people(settings, reporter.beside(sys.stderr))
     work = partial(
-        program.mirror,
+        _program(ctx).mirror,
         settings,
         references=references or [],
         manifests=[_read(name) for name in file or []],
@@ -208,13 +209,12 @@ def _plan(
     Exit code 0: every image would be at the target as asked; 1: not; 2: usage or configuration.
     """
     settings = _load(config, {})
-    _configure_for_people(settings)
+    _configure_for_people(settings, sys.stderr)
     from copycat.app.plan_output import make_printer
 
     manifests = [_read(name) for name in file] if file else None
-    program = _program(ctx)
     work = partial(
-        program.plan,
+        _program(ctx).plan,
         settings,
         manifests=manifests,
         kubeconfig=kubeconfig,
@@ -312,9 +312,13 @@ def _hosts(references: Sequence[str]) -> Iterator[str]:
             continue  # becomes that image's failure
 
 
-def _read(name: str) -> bytes:
+def _read(name: str) -> ManifestFile:
+    from copycat.app.manifests import ManifestFile
+
     try:
-        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        if name == "-":
+            return ManifestFile(name="standard input", text=sys.stdin.buffer.read())
+        return ManifestFile(name=name, text=Path(name).read_bytes())
     except OSError as error:
         message = f"{name} cannot be read: {error.strerror}"
         raise ConfigError(Problem(path="-f", message=message)) from error
@@ -327,13 +331,13 @@ def _configure_logs(level: str, form: Any, stream: Any) -> Any:
     return logs.get_logger("copycat.cli")
 
 
-def _configure_for_people(settings: Settings) -> None:
-    """Results are for standard output; events go to standard error, few and readable unless asked otherwise."""
+def _configure_for_people(settings: Settings, stream: TextIO) -> None:
+    """Results are for standard output; events go to `stream`, few and readable unless asked otherwise."""
     asked = settings.context.origins
     log = _configure_logs(
         settings.log_level if "logLevel" in asked else "warn",
         settings.log_format if "logFormat" in asked else "text",
-        sys.stderr,
+        stream,
     )
     for warning in settings.warnings:
         log.warning("configuration", warning=warning)
@@ -346,8 +350,7 @@ def _await(work: Callable[[], Awaitable[_T]]) -> _T:
 
 
 def _finish(good: bool) -> None:
-    if not good:
-        raise typer.Exit(1)
+    raise typer.Exit(0 if good else 1)
 
 
 # From errors to exit codes
@@ -367,11 +370,20 @@ def _exit(error: BaseException) -> NoReturn:
     errors = list(_errors(error))
     if any(isinstance(e, KeyboardInterrupt) for e in errors):
         sys.exit(130)
+    if any(isinstance(e, BrokenPipeError) for e in errors):
+        _close_output()
     if not all(isinstance(e, CopycatError) for e in errors):
         raise error
     for text in dict.fromkeys(str(e) for e in errors):
         sys.stderr.write(f"copycat: {text}\n")
     sys.exit(2 if any(isinstance(e, ConfigError) for e in errors) else 1)
+
+
+def _close_output() -> NoReturn:
+    """Nobody reads it any more (`| head`): what is left in the buffer must not fail at the exit."""
+    with suppress(OSError):  # not a file: there is nothing that the exit would flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
 
 
 def execute(arguments: Sequence[str], *, program: Program | None = None) -> NoReturn:

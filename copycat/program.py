@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from copycat.app.manifests import ManifestFile
     from copycat.app.plan_output import Printer
     from copycat.config.settings import Settings
     from copycat.progress import Reporter
@@ -35,7 +36,7 @@ class Program(Protocol):
         settings: Settings,
         *,
         references: Sequence[str],
-        manifests: Sequence[bytes],
+        manifests: Sequence[ManifestFile],
         reporter: Reporter,
     ) -> bool:
         """Copy once. True if all are at the target as asked."""
@@ -45,7 +46,7 @@ class Program(Protocol):
         self,
         settings: Settings,
         *,
-        manifests: Sequence[bytes] | None,
+        manifests: Sequence[ManifestFile] | None,
         kubeconfig: str | None,
         context: str | None,
         printer: Printer,
@@ -78,7 +79,7 @@ class RealProgram:
         settings: Settings,
         *,
         references: Sequence[str],
-        manifests: Sequence[bytes],
+        manifests: Sequence[ManifestFile],
         reporter: Reporter,
     ) -> bool:
         from copycat.app.oneshot import mirror
@@ -89,7 +90,7 @@ class RealProgram:
         self,
         settings: Settings,
         *,
-        manifests: Sequence[bytes] | None,
+        manifests: Sequence[ManifestFile] | None,
         kubeconfig: str | None,
         context: str | None,
         printer: Printer,

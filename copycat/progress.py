@@ -6,12 +6,13 @@ the form; a program that reads them gets lines that are complete, one per image,
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Final, Literal, Protocol, Self, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,6 +72,10 @@ class Reporter(AbstractContextManager["Reporter"], Protocol):
 
     def finished(self, key: str, outcome: Outcome) -> None:
         """Work on an image is over."""
+        ...
+
+    def beside(self, err: TextIO) -> TextIO:
+        """Where log lines may go that were meant for `err`, so that they do not run into what is shown."""
         ...
 
 
@@ -170,6 +175,10 @@ class _Quiet:
     def moved(self, key: str, direction: Direction, count: int) -> None:
         """Not shown."""
 
+    def beside(self, err: TextIO) -> TextIO:
+        """There: lines disturb nothing."""
+        return err
+
 
 class JsonLines(_Quiet):
     """One object per image, for programs."""
@@ -221,6 +230,18 @@ class Lines(_Quiet):
         self._out.flush()
 
 
+class _Above(io.TextIOBase):
+    """Lines of a log on the screen that shows bars: printed above them, where their redrawing leaves them alone."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def write(self, text: str, /) -> int:
+        """Print it; the bars move down."""
+        self._console.print(text, end="")
+        return len(text)
+
+
 class Bars:
     """A bar over all images, and below it a line with moving bytes for each that is worked on."""
 
@@ -259,6 +280,10 @@ class Bars:
         self._progress.stop()
         if error is None:
             self._console.print(str(self._totals))
+
+    def beside(self, err: TextIO) -> TextIO:
+        """Above the bars, if `err` is a screen; a file gets what it would have got."""
+        return cast(TextIO, _Above(self._console)) if err.isatty() else err
 
     def expect(self, images: int) -> None:
         """The length of the bar over all."""

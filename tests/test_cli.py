@@ -18,6 +18,7 @@ import pytest
 
 import copycat
 from copycat import logs
+from copycat.app.manifests import ManifestFile
 from copycat.app.plan_output import Printer
 from copycat.cli import execute
 from copycat.config.settings import Settings
@@ -59,7 +60,7 @@ class Recorder:
         settings: Settings,
         *,
         references: Sequence[str],
-        manifests: Sequence[bytes],
+        manifests: Sequence[ManifestFile],
         reporter: Reporter,
     ) -> bool:
         """Keep, and report one image."""
@@ -72,7 +73,7 @@ class Recorder:
         self,
         settings: Settings,
         *,
-        manifests: Sequence[bytes] | None,
+        manifests: Sequence[ManifestFile] | None,
         kubeconfig: str | None,
         context: str | None,
         printer: Printer,
@@ -266,7 +267,9 @@ def test_mirror(call: Call, program: Recorder, tmp_path: Path) -> None:
 
     assert code == 0
     assert program.seen["references"] == ["alpine", "ghcr.io/a/b:1"]
-    assert program.seen["manifests"] == [b"kind: Pod\n"]
+    assert program.seen["manifests"] == [
+        ManifestFile(name=str(tmp_path / "a.yaml"), text=b"kind: Pod\n")
+    ]
     assert "protected  alpine" in out
     assert "2 images" in out
 
@@ -284,7 +287,8 @@ def test_mirror_standard_input(
     """`-f -` reads standard input."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"kind: Pod")))
     assert call("mirror", "-f", "-")[0] == 0
-    assert (program.seen["manifests"], program.seen["references"]) == ([b"kind: Pod"], [])
+    assert program.seen["manifests"] == [ManifestFile(name="standard input", text=b"kind: Pod")]
+    assert program.seen["references"] == []
 
 
 def test_mirror_target(call: Call, program: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,7 +376,7 @@ def test_plan(call: Call, program: Recorder, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
     program.good = False
     assert call("plan", "--json", "-f", str(tmp_path / "a.json"))[0] == 1
-    assert program.seen["manifests"] == [b"{}"]
+    assert program.seen["manifests"] == [ManifestFile(name=str(tmp_path / "a.json"), text=b"{}")]
     assert program.seen["form"] == "JsonPlan"
 
 
@@ -439,6 +443,33 @@ def test_config_schema(call: Call) -> None:
 
 
 # The process
+
+
+def test_nobody_reads(call: Call, program: Recorder) -> None:
+    """A reader that went away (`| head`) ends the work with exit code 1, and without a traceback."""
+    program.error = BaseExceptionGroup("", [BrokenPipeError()])
+    code, out, err = call("mirror", "alpine")
+    assert code == 1
+    assert "Traceback" not in out + err
+    assert "Broken" not in out + err
+
+
+def test_a_closed_pipe() -> None:
+    """The same in a process of its own: not a word from the interpreter's exit either."""
+    read, write = os.pipe()
+    os.close(read)
+    nowhere = ["--insecure", "--target", "127.0.0.1:1", "127.0.0.1:1/a:1"]
+    with os.fdopen(write, "wb") as pipe:
+        ended = subprocess.run(
+            [sys.executable, "-m", "copycat", "mirror", "--json", *nowhere],
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"REGISTRY_RETRY_ATTEMPTS": "1", "LOG_LEVEL": "error"},
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from typing import cast
 
 import pytest
@@ -99,6 +100,52 @@ def test_bars() -> None:
     assert "docker.io/library/alpine:3.19 → r.example.com" in text
     assert "ghcr.io/a/b:1 is missing" in text
     assert "3 images: 2 failed, 1 protected" in text
+
+
+def screen(written: str) -> list[str]:
+    """What stands on a terminal after these bytes, for the few controls that rich uses to redraw."""
+    lines, row = [""], 0
+    for text, move, control in re.findall(
+        r"([^\x1b\r\n]+)|([\r\n])|\x1b\[([?\d;]*[A-Za-z])", written
+    ):
+        lines[row] += text
+        if move == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif control.endswith("A"):
+            row -= int(control[:-1])
+        elif control == "2K":
+            lines[row] = ""
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def test_log_lines_beside_bars() -> None:
+    """A log on the same terminal is printed above the bars; nothing is torn, nothing of the bars stays."""
+    out = Terminal()
+    reporter = make_reporter(out, as_json=False)
+    log = reporter.beside(out)
+    assert log is not out
+
+    with reporter as live:
+        live.expect(1)
+        live.started("alpine")
+        log.write("WARN  [one] \x1b[31mand a field={}\n")
+        log.write("WARN  two " + "long " * 60 + "\n")
+        live.finished("alpine", COPIED)
+        log.flush()
+
+    first, second, third, last = screen(out.getvalue())
+    assert first == "WARN  [one] and a field={}"
+    assert second == ("WARN  two " + "long " * 60).rstrip()
+    assert third.startswith("protected  docker.io/library/alpine")
+    assert last.startswith("1 image: 1 protected")
+
+
+@pytest.mark.parametrize("form", [Lines, JsonLines, Bars], ids=["lines", "json", "bars"])
+def test_log_lines_in_a_file(form: type[Lines | JsonLines | Bars]) -> None:
+    """A log that goes elsewhere, or beside lines, stays as it is."""
+    log = io.StringIO()
+    assert form(Terminal()).beside(log) is log
 
 
 @pytest.mark.parametrize("form", [Lines, Bars], ids=["lines", "bars"])

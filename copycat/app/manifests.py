@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -12,11 +13,19 @@ from copycat.errors import ConfigError, Problem
 from copycat.kube.kinds import KINDS
 from copycat.kube.workload import Workload, read
 
-__all__ = ["read_manifests"]
+__all__ = ["ManifestFile", "read_manifests"]
 
 _BY_KIND = {row.kind: row for row in KINDS.values()}
 #: What kubectl takes for a namespace that is not written down.
 _DEFAULT_NAMESPACE = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestFile:
+    """A text of YAML or JSON documents, and what messages call it."""
+
+    name: str
+    text: bytes
 
 
 def read_manifests(text: bytes, *, origin: str) -> list[Workload]:
@@ -25,7 +34,8 @@ def read_manifests(text: bytes, *, origin: str) -> list[Workload]:
     Args: `origin` names the file in messages.
 
     Raises:
-        ConfigError: the text is not YAML, or an object has a field of the wrong type.
+        ConfigError: the text is not YAML, a document is no Kubernetes object (a wrong file must not pass for
+            one without images), or an object has a field of the wrong type.
     """
     try:
         documents = list(yaml.safe_load_all(text))
@@ -34,6 +44,10 @@ def read_manifests(text: bytes, *, origin: str) -> list[Workload]:
         where = f" at line {mark.line + 1}" if mark else ""
         problem = Problem(path="", message=f"not readable as YAML or JSON{where}", origin=origin)
         raise ConfigError(problem) from error
+    for number, document in enumerate(documents, 1):
+        if document and not (isinstance(document, dict) and document.get("kind")):
+            message = f"document {number} is no Kubernetes object: it has no kind"
+            raise ConfigError(Problem(path="", message=message, origin=origin))
     return [
         workload
         for item in _objects(documents)
@@ -46,10 +60,17 @@ def _objects(documents: Iterable[Any]) -> Iterator[dict[str, Any]]:
         if not isinstance(document, dict):
             continue
         items = document.get("items")
-        if str(document.get("kind", "")).endswith("List") and isinstance(items, list):
-            yield from _objects(items)
+        kind = str(document.get("kind", ""))
+        if kind.endswith("List") and isinstance(items, list):
+            yield from _objects(_typed(items, kind.removesuffix("List")))
         else:
             yield document
+
+
+def _typed(items: Iterable[Any], kind: str) -> Iterator[Any]:
+    """The items of a list as the API answers it: a PodList's items do not say that they are Pods."""
+    for item in items:
+        yield {"kind": kind, **item} if kind and isinstance(item, dict) else item
 
 
 def _workload(item: dict[str, Any], origin: str) -> Workload | None:

@@ -10,7 +10,7 @@ import anyio
 from aiohttp.abc import AbstractResolver
 
 import copycat
-from copycat.app.manifests import read_manifests
+from copycat.app.manifests import ManifestFile, read_manifests
 from copycat.app.outcomes import is_good, verdict_key
 from copycat.app.wiring import Engine, open_engine, platforms_of, selection_of
 from copycat.config.settings import Settings
@@ -83,7 +83,7 @@ async def mirror(
     settings: Settings,
     *,
     references: Sequence[str],
-    manifests: Sequence[bytes],
+    manifests: Sequence[ManifestFile],
     reporter: Reporter,
     resolver: AbstractResolver | None = None,
     ssl_context: ssl.SSLContext | None = None,
@@ -92,15 +92,15 @@ async def mirror(
 
     Args:
         references: images by name; workload placeholders of the prefix vanish.
-        manifests: texts of YAML or JSON; the configuration's selection applies to their workloads.
+        manifests: files of YAML or JSON; the configuration's selection applies to their workloads.
         resolver, ssl_context: for tests.
 
     Raises:
         ConfigError: a manifest cannot be read.
     """
     workloads = [workload_of(r) for r in references]
-    for number, text in enumerate(manifests, 1):
-        workloads += read_manifests(text, origin=f"manifest {number}")
+    for file in manifests:
+        workloads += read_manifests(file.text, origin=file.name)
     return await _once(settings, workloads, reporter, resolver=resolver, ssl_context=ssl_context)
 
 

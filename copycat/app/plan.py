@@ -16,7 +16,7 @@ from aiohttp.abc import AbstractResolver
 
 import copycat
 from copycat.app.informers import Listing, list_cluster
-from copycat.app.manifests import read_manifests
+from copycat.app.manifests import ManifestFile, read_manifests
 from copycat.app.oneshot import make_inventory, workload_of
 from copycat.app.plan_look import look, rows_of
 from copycat.app.plan_model import Plan
@@ -36,7 +36,7 @@ __all__ = ["plan"]
 async def plan(
     settings: Settings,
     *,
-    manifests: Sequence[bytes] | None,
+    manifests: Sequence[ManifestFile] | None,
     kubeconfig: str | None,
     context: str | None,
     printer: Printer,
@@ -46,7 +46,7 @@ async def plan(
     """Print for each image what `copycat run` would do; touch nothing. Whether nothing stands in the way.
 
     Args:
-        manifests: texts of YAML or JSON; None: what the cluster runs now. With a kubeconfig or a
+        manifests: files of YAML or JSON; None: what the cluster runs now. With a kubeconfig or a
             context: both, as the cluster would be after the manifests were applied.
         kubeconfig, context: which cluster.
         resolver, ssl_context: for tests.
@@ -57,8 +57,8 @@ async def plan(
     """
     workloads = [
         workload
-        for number, text in enumerate(manifests or (), 1)
-        for workload in read_manifests(text, origin=f"manifest {number}")
+        for file in manifests or ()
+        for workload in read_manifests(file.text, origin=file.name)
     ]
     async with AsyncExitStack() as stack:
         cluster = None

@@ -89,7 +89,7 @@ def load(
     if settings is not None and not merged.problems:
         merged.problems += _ecr_problems(merged, settings)
     if settings is None or merged.problems:
-        raise ConfigError(*merged.problems)
+        raise ConfigError(*merged.problems, *_missing_file(merged))
     return settings
 
 
@@ -111,6 +111,16 @@ def _read_file(merged: _Merged, path: str) -> None:
             merged.origins[row.path] = file
             if not row.key.in_file:
                 merged.problems.append(_only_a_variable(merged, row, file))
+
+
+def _missing_file(merged: _Merged) -> list[Problem]:
+    """A file that was named and is not there is no problem by itself, but it explains the others."""
+    if not merged.missing_file:
+        return []
+    message = (
+        f"the configuration file {merged.missing_file} does not exist; nothing was read from it"
+    )
+    return [Problem(path="", message=message)]
 
 
 def _only_a_variable(merged: _Merged, row: Row, file: str) -> Problem:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from copycat.app.manifests import ManifestFile
 from copycat.app.plan import plan
 from copycat.app.plan_output import JsonPlan
 from copycat.config.settings import Settings
@@ -37,12 +38,19 @@ async def planned(
     return await read(
         lambda out: plan(
             settings,
-            manifests=manifests,
+            manifests=files_of(manifests),
             kubeconfig=world.kubeconfig if cluster or manifests is None else None,
             context=None,
             printer=JsonPlan(out),
         )
     )
+
+
+def files_of(texts: Sequence[bytes] | None) -> list[ManifestFile] | None:
+    """The texts as the files that the command line read, by their number."""
+    if texts is None:
+        return None
+    return [ManifestFile(name=f"manifest {n}", text=text) for n, text in enumerate(texts, 1)]
 
 
 async def read(work: Callable[[TextIO], Awaitable[bool]]) -> Planned:

@@ -25,7 +25,7 @@ spec: {jobTemplate: {spec: {template: {spec: {containers: [{name: c, image: "b:1
 def test_documents_lists_and_json() -> None:
     """YAML documents, List objects (nested too) and JSON give their workloads; other kinds are passed over."""
     nested = {"kind": "List", "items": [POD, {"kind": "PodList", "items": [POD]}, None]}
-    text = f"{json.dumps(nested)}\n---\n{CRON}---\nkind: ConfigMap\n---\njust text\n---\n"
+    text = f"{json.dumps(nested)}\n---\n{CRON}---\nkind: ConfigMap\n---\n# a comment\n---\n{{}}\n"
     found = read_manifests(text.encode(), origin="m")
     assert [(w.kind, w.namespace, w.images[0].image) for w in found] == [
         ("Pod", "default", "a:1"),
@@ -34,11 +34,22 @@ def test_documents_lists_and_json() -> None:
     ]
 
 
+def test_items_of_a_typed_list() -> None:
+    """A list as the API answers it: a PodList's items do not repeat their kind."""
+    item = {"metadata": {"name": "p", "namespace": "n"}, "spec": POD["spec"]}
+    for text in ({"kind": "PodList", "items": [item]}, {"kind": "List", "items": [item]}):
+        found = read_manifests(json.dumps(text).encode(), origin="m")
+        assert [w.images[0].image for w in found] == ["a:1"] * (text["kind"] == "PodList")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         pytest.param(b"a: [", "line", id="yaml"),
         pytest.param(b"\xff\xfe\xff", "not readable", id="bytes"),
+        pytest.param(b"---\n---\njust text", "document 2 is no Kubernetes object", id="text"),
+        pytest.param(b"[1, 2]", "document 1 is no Kubernetes object", id="array"),
+        pytest.param(b"image: {tag: 1}", "it has no kind", id="values"),
         pytest.param(b"kind: Pod\nspec: 7\nmetadata: {name: x}", "Pod x", id="type"),
         pytest.param(b"kind: Pod\nspec: 7\nmetadata: 7", "is not a Pod", id="metadata"),
         pytest.param(

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from copycat.app.manifests import ManifestFile
 from copycat.app.oneshot import mirror
 from copycat.errors import ConfigError
 from copycat.program import RealProgram
@@ -35,7 +36,7 @@ async def test_references_and_manifests_are_copied(world: World) -> None:
     good = await RealProgram().mirror(
         world.settings(),
         references=[world.image("a:1")],
-        manifests=[manifest(world, "a:1", "b:1")],
+        manifests=[ManifestFile(name="m", text=manifest(world, "a:1", "b:1"))],
         reporter=JsonLines(out),
     )
     assert good
@@ -53,12 +54,13 @@ async def test_nothing_to_do(world: World) -> None:
 
 
 async def test_a_manifest_that_is_no_yaml(world: World) -> None:
-    """The number of the manifest is named, and nothing is asked of anybody."""
-    with pytest.raises(ConfigError, match="manifest 2"):
+    """The file is named, and nothing is asked of anybody."""
+    files = [ManifestFile(name=f"{n}.yaml", text=t) for n, t in enumerate((b"", b"a: ["))]
+    with pytest.raises(ConfigError, match=r"from 1\.yaml"):
         await mirror(
             world.settings(),
             references=[],
-            manifests=[b"", b"a: ["],
+            manifests=files,
             reporter=Lines(io.StringIO()),
         )
     assert world.source.requests == []

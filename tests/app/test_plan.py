@@ -30,7 +30,7 @@ from copycat.sandbox import images
 from copycat.sandbox.ledger import Phase
 from copycat.sandbox.profiles import profile_of
 from copycat.sandbox.registry import Registry
-from tests.app.plans import contents, manifest, planned, untouched
+from tests.app.plans import contents, files_of, manifest, planned, untouched
 from tests.app.support import World
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -48,7 +48,7 @@ async def test_manifests(world: World) -> None:
     out = io.StringIO()
     assert await RealProgram().plan(
         world.settings(extra_images=world.image("extra:1")),
-        manifests=[manifest(world.image("a:1"))],
+        manifests=files_of([manifest(world.image("a:1"))]),
         kubeconfig=None,
         context=None,
         printer=JsonPlan(out),
@@ -67,7 +67,7 @@ async def test_manifests(world: World) -> None:
 
 
 async def test_a_manifest_that_is_no_yaml(world: World) -> None:
-    """The number of the manifest is named, and nobody is asked for anything."""
+    """The file is named, and nobody is asked for anything."""
     with pytest.raises(ConfigError, match="manifest 2"):
         await planned(world, world.settings(), manifests=[b"", b"a: ["], cluster=True)
     assert world.source.requests == []
@@ -499,7 +499,7 @@ async def test_nothing_is_written_however_it_is_called(world: World) -> None:
     out = io.StringIO()
     assert await plan(
         world.settings(),
-        manifests=[manifest(world.image("a:1"))],
+        manifests=files_of([manifest(world.image("a:1"))]),
         kubeconfig=None,
         context=None,
         printer=LinesPlan(out),

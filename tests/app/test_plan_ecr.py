@@ -19,7 +19,7 @@ from copycat.config.sources import load
 from copycat.sandbox.ledger import Phase
 from copycat.sandbox.registry import Registry
 from tests.app.control_plane import ACCOUNT, HOST, REGION, ControlPlane
-from tests.app.plans import Planned, manifest, read, untouched
+from tests.app.plans import Planned, files_of, manifest, read, untouched
 from tests.app.support import World
 from tests.app.times import Time
 from tests.resolving import OneHost
@@ -57,7 +57,7 @@ class Account:
         return await read(
             lambda out: plan(
                 wanted,
-                manifests=[manifest(*references)],
+                manifests=files_of([manifest(*references)]),
                 kubeconfig=None,
                 context=None,
                 printer=JsonPlan(out),

@@ -355,6 +355,15 @@ def test_an_absent_file_is_fine(tmp_path: Path) -> None:
     assert load(environ=TARGET).warnings == ()
 
 
+def test_an_absent_file_explains_what_is_missing(tmp_path: Path) -> None:
+    """A mistyped path shows up as keys that are required: the file is named beside them, and only then."""
+    missing = str(tmp_path / "none.yaml")
+    found = problems(path=missing, environ={})
+    assert f"{missing} does not exist" in found[""].message
+    assert "ecr.accountID" in found
+    assert "" not in problems(environ={})
+
+
 def test_keys_without_a_value_are_not_set(write: Write) -> None:
     """A mapping whose entries are all commented out, and an empty file, change nothing."""
     for text in ("", "# nothing\n", "ecr:\nskipNames:\n  pods:\ndryRun:\npathMap: []\n"):
