@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import anyio
@@ -26,6 +27,8 @@ __all__ = ["WORKERS", "make_inventory", "mirror", "workload_of"]
 
 #: Images worked on at a time.
 WORKERS = 12
+#: Seconds between looks at a queue that may have become empty without a word.
+_LOOK = 0.1
 
 
 def workload_of(reference: str) -> Workload:
@@ -39,44 +42,66 @@ def workload_of(reference: str) -> Workload:
 class _Watcher:
     """Passes attempts on to the reporter, and knows when the last one is over."""
 
-    def __init__(self, reporter: Reporter, pending: set[MirrorRequest], *, dry: bool) -> None:
+    def __init__(self, reporter: Reporter, *, dry: bool) -> None:
         self._reporter = reporter
-        self._pending = pending
         self._dry = dry
+        self._conflicts: dict[MirrorRequest, Outcome] = {}
         self.all_good = True
-        self.over = anyio.Event()
-        if not pending:
-            self.over.set()
+        self.settled: Callable[[MirrorRequest], None] = lambda request: None
+        """Is called for a request that is over: there is no second try."""
+        self.changed = anyio.Event()
+        """Something is over; another event takes its place."""
 
     def started(self, request: MirrorRequest) -> None:
-        self._reporter.started(str(request))
+        if request not in self._conflicts:
+            self._reporter.started(str(request))
 
     def moved(self, request: MirrorRequest, direction: Literal["pull", "push"], count: int) -> None:
         self._reporter.moved(str(request), direction, count)
 
     def finished(self, request: MirrorRequest, result: MirrorResult) -> None:
-        self.tell(
-            str(request),
-            Outcome(
-                source=str(request.source),
-                target=str(result.target),
-                digest=str(result.digest) if result.digest else "",
-                state=result.state,
-                good=is_good(result, dry=self._dry),
-                reason=result.reason,
-                message=result.message,
-                bytes_pulled=result.moved.bytes_pulled,
-                bytes_pushed=result.moved.bytes_pushed,
-                bytes_mounted=result.moved.bytes_mounted,
-            ),
+        outcome = Outcome(
+            source=str(request.source),
+            target=str(result.target),
+            digest=str(result.digest) if result.digest else "",
+            state=result.state,
+            good=is_good(result, dry=self._dry),
+            reason=result.reason,
+            message=result.message,
+            bytes_pulled=result.moved.bytes_pulled,
+            bytes_pushed=result.moved.bytes_pushed,
+            bytes_mounted=result.moved.bytes_mounted,
         )
-        self._pending.discard(request)
-        if not self._pending:
-            self.over.set()
+        before = self._conflicts.pop(request, None)
+        if before is not None:
+            outcome = _together(before, outcome)
+        if result.state == "conflict":
+            # it may be none any more once the others have what they want
+            self._conflicts[request] = outcome
+        else:
+            self.tell(str(request), outcome)
+            self.settled(request)
+        self.changed.set()
+        self.changed = anyio.Event()
+
+    def tell_conflicts(self) -> None:
+        """Those that are left when nothing is to be done any more."""
+        for request, outcome in self._conflicts.items():
+            self.tell(str(request), outcome)
 
     def tell(self, key: str, outcome: Outcome) -> None:
         self.all_good = self.all_good and outcome.good
         self._reporter.finished(key, outcome)
+
+
+def _together(before: Outcome, after: Outcome) -> Outcome:
+    """What two looks at one image came to: the second decides, both moved bytes."""
+    return replace(
+        after,
+        bytes_pulled=before.bytes_pulled + after.bytes_pulled,
+        bytes_pushed=before.bytes_pushed + after.bytes_pushed,
+        bytes_mounted=before.bytes_mounted + after.bytes_mounted,
+    )
 
 
 async def mirror(
@@ -124,9 +149,8 @@ async def _once(
             inventory = make_inventory(settings, engine)
             for workload in workloads:
                 inventory.observe(None, workload)
-            pending = {r for r, entry in inventory.entries.items() if not entry.verdict}
             reporter.expect(len(inventory.entries) + len(inventory.invalid))
-            watcher = _Watcher(reporter, pending, dry=settings.dry_run or settings.dry_pull)
+            watcher = _Watcher(reporter, dry=settings.dry_run or settings.dry_pull)
             _tell_verdicts(inventory, watcher)
             await _work(settings, engine, inventory, watcher)
             return watcher.all_good
@@ -180,8 +204,14 @@ async def _work(
         observer=watcher,
         hold_target=False,
     )
+    queue = controller.queue
+    watcher.settled = queue.discard
     controller.open()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(controller.run)
-        await watcher.over.wait()
-        controller.queue.close()
+        while len(queue) or queue.processing:
+            # a second look that turns out to be for nothing does not report
+            with anyio.move_on_after(_LOOK):
+                await watcher.changed.wait()
+        queue.close()
+    watcher.tell_conflicts()

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from copycat.errors import InvalidReference
 from copycat.oci.digest import Digest
 from copycat.oci.reference import Reference
 
@@ -125,7 +126,11 @@ class Naming:
     def repository(
         self, reference: Reference, *, namespace: str = "", owner: str = "", container: str = ""
     ) -> str:
-        """The repository for an image as this workload uses it; `$arch` stays."""
+        """The repository for an image as this workload uses it; `$arch` stays.
+
+        Raises:
+            InvalidReference: prefix and rules leave no name.
+        """
         values = {
             "namespace": namespace,
             "podname": owner,
@@ -152,4 +157,11 @@ class Naming:
         return path
 
     def _clean(self, path: str) -> str:
-        return clean(path, max_length=self._max_length)
+        name = clean(path, max_length=self._max_length)
+        if not name:
+            raise InvalidReference(
+                "repoPrefix and pathMap leave no name for the copy at the target; a rule of pathMap that fits"
+                " the image has to keep some of its path",
+                side="config",
+            )
+        return name

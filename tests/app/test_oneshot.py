@@ -5,13 +5,18 @@ from __future__ import annotations
 import io
 import json
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from copycat.app.manifests import ManifestFile
 from copycat.app.oneshot import mirror
+from copycat.config.sources import load
 from copycat.errors import ConfigError
 from copycat.program import RealProgram
 from copycat.progress import JsonLines, Lines
+from copycat.sandbox.images import image
+from copycat.sandbox.registry import Registry
 from tests.app.support import World, named
 
 
@@ -51,6 +56,25 @@ async def test_nothing_to_do(world: World) -> None:
     assert await mirror(
         world.settings(), references=[], manifests=[], reporter=Lines(io.StringIO())
     )
+
+
+async def test_an_image_without_a_name_at_the_target(world: World) -> None:
+    """A rule that leaves nothing of its path costs this image alone, and no request."""
+    out = io.StringIO()
+    file = anyio.Path(world.folder / "config.yaml")
+    docker = f'{{registry: "{world.target.address}", insecure: true}}'
+    hosts = f'insecureRegistries: ["{world.source.address}"]'
+    await file.write_text(
+        f"targetKind: docker\ndocker: {docker}\n{hosts}\npathMap: [{{from: a, to: ''}}]\n"
+    )
+    settings = await anyio.to_thread.run_sync(lambda: load(path=str(file), environ={}, flags={}))
+    references = [world.image("a:1"), world.image("b:1")]
+    world.source.add("b", image(seed="b"), "1")
+    assert not await mirror(settings, references=references, manifests=[], reporter=JsonLines(out))
+    told = {r["source"]: r for r in map(json.loads, out.getvalue().splitlines())}
+    assert "pathMap" in told[references[0]]["message"]
+    assert told[references[1]]["state"] == "protected"
+    assert {r.repository for r in world.source.requests} == {"", "b"}
 
 
 async def test_a_manifest_that_is_no_yaml(world: World) -> None:
@@ -99,3 +123,28 @@ async def test_an_image_that_should_be_at_the_target_and_is_not(world: World) ->
     assert not await mirror(
         world.settings(), references=[missing], manifests=[], reporter=JsonLines(out)
     )
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["equal", "different"])
+async def test_two_sources_of_one_tag(world: World, same: bool) -> None:
+    """Each image is reported once, when it is known whether the tag of the other is a conflict at all."""
+    async with Registry() as other:
+        first, second = sorted((world.source, other), key=lambda r: r.address)
+        first.add("a", one := image(seed="one"), "1")
+        second.add("a", one if same else image(seed="two"), "1")
+        # the second by name comes to the target before the tag is there
+        first.fail("get_manifest", delay=0.3)
+        out = io.StringIO()
+        good = await mirror(
+            world.settings(insecure_registries=f"{first.address},{second.address}"),
+            references=[f"{r.address}/a:1" for r in (first, second)],
+            manifests=[],
+            reporter=JsonLines(out),
+        )
+        told = {r["source"]: r for r in map(json.loads, out.getvalue().splitlines())}
+        assert len(out.getvalue().splitlines()) == len(told) == 2
+        assert good is same
+        found = told[f"{second.address}/a:1"]
+        assert found["state"] == ("protected" if same else "conflict")
+        assert found["bytesPulled"] > 0
+        assert told[f"{first.address}/a:1"]["state"] == "protected"

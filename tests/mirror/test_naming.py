@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from copycat.errors import InvalidReference
 from copycat.mirror.naming import ARCH, Naming, PathRule, clean, expand_go_template, subset_tag
 from copycat.oci.platform import Platform
 from copycat.oci.reference import Reference, is_repository, is_tag
@@ -69,6 +70,14 @@ def test_architecture() -> None:
     assert naming.finish(open_name, ["arm64", "amd64", "arm64"]) == "m/amd64-arm64/team/app"
     assert naming.finish(open_name) == "m/team/app"
     assert naming.finish("m/team/app", ["amd64"]) == "m/team/app"
+
+
+@pytest.mark.parametrize("prefix", ["", "$arch"], ids=["at-once", "once-the-image-is-known"])
+def test_no_name(prefix: str) -> None:
+    """Rules that leave nothing of a path are said to, before anything is asked or read."""
+    naming = Naming(prefix=prefix, rules=[rule(".*", "--")])
+    with pytest.raises(InvalidReference, match="pathMap"):
+        naming.finish(name(naming))
 
 
 @pytest.mark.parametrize(
