@@ -69,7 +69,11 @@ def demo(session: nox.Session) -> None:
 def integration(session: nox.Session) -> None:
     """Run the real process against real registries and a real Kubernetes API server; nothing is skipped."""
     session.install("-e.", *groups("test", "chart"))
-    session.run("pytest", "-m", "integration", *session.posargs, env=control_plane(session))
+    # the tests wait for servers most of the time: two files at a time, each process with its own cluster
+    beside = ("-n", "2", "--dist", "loadfile")
+    session.run(
+        "pytest", "-m", "integration", *beside, *session.posargs, env=control_plane(session)
+    )
 
 
 @nox.session
