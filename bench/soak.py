@@ -25,7 +25,7 @@ from pathlib import Path
 
 import anyio
 
-from bench.cluster import sandbox
+from bench.program import sandbox
 from copycat.app.wiring import Engine, open_engine
 from copycat.config.sources import load
 from copycat.metrics import Metrics

@@ -10,8 +10,9 @@ import msgspec
 
 from copycat.sandbox.kube_store import Object, Store, Stored
 
-__all__ = ["churn", "fill"]
+__all__ = ["churn", "fill", "pod"]
 
+#: The namespaces are as large as that.
 _PER_NAMESPACE = 500
 #: Placeholders of the template; each stands in the JSON exactly as the text that replaces it.
 _NAME, _NAMESPACE, _VERSION, _IMAGE, _DIGEST, _NODE = (
@@ -34,16 +35,28 @@ def fill(store: Store, *, pods: int, images: int, prefix: str, digests: Sequence
     collection = store["pods"]
     render = _Renderer(images=images, prefix=prefix, digests=digests)
     for number in range(pods):
-        item = Stored(
-            namespace=f"team-{number // _PER_NAMESPACE:03d}",
-            name=f"app-{number:06d}",
-            version=store.next_version(),
-            data=render,
-            phase="Running",
-            node=f"node-{number % 100}",
-        )
+        item = _stored(number, render, version=store.next_version())
         collection.objects[item.key] = item
     collection.compact(store.version)  # they have no history
+
+
+def pod(number: int, *, images: int, prefix: str) -> Object:
+    """One such Pod, as another API server can create it."""
+    item = _stored(number, _Renderer(images=images, prefix=prefix), version=0).decode()
+    for field in ("resourceVersion", "uid", "creationTimestamp", "managedFields"):
+        del item["metadata"][field]
+    return item
+
+
+def _stored(number: int, render: _Renderer, *, version: int) -> Stored:
+    return Stored(
+        namespace=f"team-{number // _PER_NAMESPACE:03d}",
+        name=f"app-{number:06d}",
+        version=version,
+        data=render,
+        phase="Running",
+        node=f"node-{number % 100}",
+    )
 
 
 async def churn(store: Store, *, rate: float) -> None:
@@ -66,7 +79,7 @@ async def churn(store: Store, *, rate: float) -> None:
 class _Renderer:
     """The JSON of a generated Pod."""
 
-    def __init__(self, *, images: int, prefix: str, digests: Sequence[str]) -> None:
+    def __init__(self, *, images: int, prefix: str, digests: Sequence[str] = ()) -> None:
         """Prepare the template."""
         self._digests = digests
         self._images = images
