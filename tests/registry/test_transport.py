@@ -28,6 +28,7 @@ from copycat.registry.hosts import HostConfig, HostPolicy, Proxies
 from copycat.registry.keychain import Access, Credentials
 from copycat.registry.limits import RetryPolicy
 from copycat.registry.transport import Transport
+from copycat.registry.wire import MAX_STORES
 from copycat.sandbox.ledger import Phase
 from copycat.sandbox.registry import Registry
 from tests.registry.support import Keys, Seen, World, blob, closed_port, scripted, sent, world
@@ -872,3 +873,16 @@ async def test_long_patience_of_a_token_service() -> None:
         await ask(here, script.address)
 
     assert [seconds for seconds in slept if seconds] == [3]
+
+
+async def test_stores_that_are_left_alone_are_forgotten() -> None:
+    """However many stores ask for patience, no more are remembered than still want it, or a few hundred."""
+    now = 0.0
+    async with world(clock=lambda: now) as here:
+        wire = here.transport._wire
+        for number in range(3 * MAX_STORES):
+            now += 1.0
+            wire._leave_alone(f"store-{number}.example", 10.0)
+
+        assert len(wire._stores) <= MAX_STORES
+        assert wire._stores[f"store-{3 * MAX_STORES - 1}.example"].remaining() == 10.0
