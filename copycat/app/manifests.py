@@ -73,14 +73,22 @@ def _typed(items: Iterable[Any], kind: str) -> Iterator[Any]:
         yield {"kind": kind, **item} if kind and isinstance(item, dict) else item
 
 
+def _named(item: dict[str, Any]) -> dict[str, Any]:
+    """The object under the prefix that its name will be generated from, where it has no name yet."""
+    metadata = item.get("metadata")
+    if not isinstance(metadata, dict) or metadata.get("name"):
+        return item
+    prefix = str(metadata.get("generateName") or "").rstrip("-.")
+    return {**item, "metadata": {**metadata, "name": prefix}} if prefix else item
+
+
 def _workload(item: dict[str, Any], origin: str) -> Workload | None:
     row = _BY_KIND.get(str(item.get("kind", "")))
     if row is None:
         return None
+    item = _named(item)
     metadata = item.get("metadata")
-    name = (
-        metadata.get("name") or metadata.get("generateName") if isinstance(metadata, dict) else ""
-    )
+    name = metadata.get("name", "") if isinstance(metadata, dict) else ""
     try:
         workload = read(row, msgspec.json.encode(item))
     except (msgspec.DecodeError, TypeError) as error:

@@ -34,6 +34,16 @@ def test_documents_lists_and_json() -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["Pod", "Job"])
+def test_a_name_that_is_not_generated_yet(kind: str) -> None:
+    """`generateName` gives the name that the placeholders of the prefix get, as it does in the cluster."""
+    spec = POD["spec"] if kind == "Pod" else {"template": {"spec": POD["spec"]}}
+    item = {"kind": kind, "metadata": {"generateName": "migrate-"}, "spec": spec}
+    found = read_manifests(json.dumps(item).encode(), origin="m")
+    names = [(w.name, w.owner_name) for w in found]
+    assert names == [("migrate", "migrate")]
+
+
 def test_items_of_a_typed_list() -> None:
     """A list as the API answers it: a PodList's items do not repeat their kind."""
     item = {"metadata": {"name": "p", "namespace": "n"}, "spec": POD["spec"]}
