@@ -13,7 +13,7 @@ from copycat.errors import ConfigError, Problem
 from copycat.kube.kinds import KINDS
 from copycat.kube.workload import Workload, read
 
-__all__ = ["ManifestFile", "read_manifests"]
+__all__ = ["ManifestFile", "read_files", "read_manifests"]
 
 _BY_KIND = {row.kind: row for row in KINDS.values()}
 #: What kubectl takes for a namespace that is not written down.
@@ -26,6 +26,30 @@ class ManifestFile:
 
     name: str
     text: bytes
+
+
+def read_files(files: Iterable[ManifestFile]) -> list[Workload]:
+    """The workloads of all files, one for each kind, namespace and name, with the images of all that bear it.
+
+    Jobs of one `generateName` and the same Deployment for two environments would otherwise hide each other.
+
+    Raises:
+        ConfigError: see `read_manifests`.
+    """
+    found: dict[tuple[str, str, str], Workload] = {}
+    for file in files:
+        for new in read_manifests(file.text, origin=file.name):
+            key = (new.kind, new.namespace, new.name)
+            found[key] = _joined(found[key], new) if key in found else new
+    return list(found.values())
+
+
+def _joined(first: Workload, second: Workload) -> Workload:
+    return msgspec.structs.replace(
+        first,
+        images=tuple(dict.fromkeys(first.images + second.images)),
+        pull_secrets=tuple(dict.fromkeys(first.pull_secrets + second.pull_secrets)),
+    )
 
 
 def read_manifests(text: bytes, *, origin: str) -> list[Workload]:

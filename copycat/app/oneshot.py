@@ -11,7 +11,7 @@ import anyio
 from aiohttp.abc import AbstractResolver
 
 import copycat
-from copycat.app.manifests import ManifestFile, read_manifests
+from copycat.app.manifests import ManifestFile, read_files
 from copycat.app.outcomes import is_good, verdict_key
 from copycat.app.wiring import Engine, open_engine, platforms_of, selection_of
 from copycat.config.settings import Settings
@@ -124,8 +124,7 @@ async def mirror(
         ConfigError: a manifest cannot be read.
     """
     workloads = [workload_of(r) for r in references]
-    for file in manifests:
-        workloads += read_manifests(file.text, origin=file.name)
+    workloads += read_files(manifests)
     return await _once(settings, workloads, reporter, resolver=resolver, ssl_context=ssl_context)
 
 

@@ -16,7 +16,7 @@ from aiohttp.abc import AbstractResolver
 
 import copycat
 from copycat.app.informers import Listing, list_cluster
-from copycat.app.manifests import ManifestFile, read_manifests
+from copycat.app.manifests import ManifestFile, read_files
 from copycat.app.oneshot import make_inventory, workload_of
 from copycat.app.plan_look import look, rows_of
 from copycat.app.plan_model import Plan
@@ -55,11 +55,7 @@ async def plan(
         ConfigError: a manifest or the kubeconfig cannot be read.
         KubeError: the cluster does not answer.
     """
-    workloads = [
-        workload
-        for file in manifests or ()
-        for workload in read_manifests(file.text, origin=file.name)
-    ]
+    workloads = read_files(manifests or ())
     async with AsyncExitStack() as stack:
         cluster = None
         if manifests is None or kubeconfig or context:

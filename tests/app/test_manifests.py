@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from copycat.app.manifests import read_manifests
+from copycat.app.manifests import ManifestFile, read_files, read_manifests
 from copycat.errors import ConfigError
 
 POD = {
@@ -42,6 +42,25 @@ def test_a_name_that_is_not_generated_yet(kind: str) -> None:
     found = read_manifests(json.dumps(item).encode(), origin="m")
     names = [(w.name, w.owner_name) for w in found]
     assert names == [("migrate", "migrate")]
+
+
+def test_objects_of_one_name() -> None:
+    """Two objects of one kind, namespace and name do not hide each other's images, also over several files."""
+    jobs = [
+        {
+            "kind": "Job",
+            "metadata": {"generateName": "run-"},
+            "spec": {"template": {"spec": {"containers": [{"name": "c", "image": image}]}}},
+        }
+        for image in ("a:1", "b:1", "a:1", "no image")
+    ]
+    files = [ManifestFile(name="x", text=json.dumps(job).encode()) for job in [*jobs, POD]]
+    found = read_files([*files, ManifestFile(name="cron", text=CRON.encode())])
+    assert [(w.kind, [i.image for i in w.images]) for w in found] == [
+        ("Job", ["a:1", "b:1", "no image"]),
+        ("Pod", ["a:1"]),
+        ("CronJob", ["b:1"]),
+    ]
 
 
 def test_items_of_a_typed_list() -> None:

@@ -51,6 +51,28 @@ async def test_references_and_manifests_are_copied(world: World) -> None:
     assert sorted(d for d in digests if d) == sorted([a.digest, b.digest])
 
 
+async def test_no_image_is_hidden_by_a_namesake(world: World) -> None:
+    """Jobs of one generateName: what cannot be parsed in the first fails although a second bears its name."""
+    job = {"kind": "Job", "metadata": {"generateName": "run-"}}
+    files = [
+        ManifestFile(
+            name=image,
+            text=json.dumps(
+                job
+                | {"spec": {"template": {"spec": {"containers": [{"name": "c", "image": image}]}}}}
+            ).encode(),
+        )
+        for image in ("no image", world.image("a:1"))
+    ]
+    world.source.add_image("a", "1", seed="a")
+    out = io.StringIO()
+    assert not await mirror(
+        world.settings(), references=[], manifests=files, reporter=JsonLines(out)
+    )
+    states = {row["source"]: row["state"] for row in map(json.loads, out.getvalue().splitlines())}
+    assert states == {"no image": "failed", world.image("a:1"): "protected"}
+
+
 async def test_nothing_to_do(world: World) -> None:
     """No images are no failure."""
     assert await mirror(
