@@ -300,7 +300,7 @@ class Controller:
 
     def _force_all(self) -> list[MirrorRequest]:
         forced = []
-        self.holds.probe_all()
+        self.holds.release_all()
         for request, entry in self.inventory.entries.items():
             if entry.verdict:
                 continue

@@ -74,9 +74,11 @@ class Agenda:
             or (failed and record.next_try)
         ):
             return None
+        # the tag does not tell whether what is kept without it is still what the source means
+        untagged = record.result.state in {"tag_held", "conflict"}
         return replace(
             need,
-            check_source=source_due or reshaped or failed,
+            check_source=source_due or reshaped or failed or untagged,
             check_anchors=target_due or not record.protected,
             check_signatures=record.signatures_due,
             anchored=frozenset()

@@ -34,6 +34,8 @@ class Hold:
     reason: str
     message: str
     waiting: set[MirrorRequest]
+    probe: MirrorRequest | None = None
+    """Who tries now whether the target takes something again."""
 
 
 class Holds:
@@ -65,6 +67,8 @@ class Holds:
         if refusal is None:
             if result.pushed:
                 self._release(part)
+            else:
+                self._pass_on(part, request)
             return None
         message = str(result.error)
         known = self._holds.get(part)
@@ -81,6 +85,16 @@ class Holds:
         for request in hold.waiting if hold else ():
             self._queue.add(request, Priority.LIVE)
 
+    def _pass_on(self, part: str, request: MirrorRequest) -> None:
+        """A probe that had nothing to write proves nothing: the next one is the probe."""
+        hold = self._holds.get(part)
+        if hold is None or hold.probe != request:
+            return
+        hold.until, hold.probe = self._clock(), None
+        for waiting in hold.waiting:
+            self._queue.add(waiting, Priority.LIVE)
+            break
+
     def holds(self, request: MirrorRequest) -> bool:
         """Whether the request has to wait; then it is queued again. It does not if it is the probe."""
         hold = self._holds.get(_part(request))
@@ -88,7 +102,7 @@ class Holds:
             return False
         now = self._clock()
         if now >= hold.until:
-            hold.until = now + HOLD  # this one is the probe
+            hold.until, hold.probe = now + HOLD, request
             hold.waiting.discard(request)
             return False
         hold.waiting.add(request)
@@ -97,10 +111,10 @@ class Holds:
         self._queue.add(request, Priority.LIVE, delay=hold.until - now)
         return True
 
-    def probe_all(self) -> None:
-        """Let every part be tried at once."""
-        for hold in self._holds.values():
-            hold.until = 0.0
+    def release_all(self) -> None:
+        """Let everything be tried at once; what is still refused is held anew."""
+        for part in list(self._holds):
+            self._release(part)
 
 
 def _part(request: MirrorRequest) -> str:

@@ -223,6 +223,9 @@ class Attempt:
             return await self.tags.move(tag, present, wanted)
         # an anchor says that this is a copy: of what nobody vouches for, none is made
         vouched = self.soft is None or wanted == self.need.owned
+        if self.soft is not None and not vouched and await self.tags.foreign(tag, wanted):
+            self.standing = None
+            raise self.soft
         if vouched and (self.need.check_anchors or self.need.check_signatures):
             await self.content.ensure(wanted)
         return Verdict("protected")

@@ -37,7 +37,7 @@ class Tags:
         """Why the tag is not ours to give; None if it is. Nothing is written."""
         refusal = self._rivalry(tag, present)
         if refusal is None and present is not None:
-            refusal = self._held(tag, present, wanted) or await self._foreign(tag, present)
+            refusal = self._held(tag, present, wanted) or await self.foreign(tag, present)
         return refusal
 
     def yields(self, tag: str) -> Verdict | None:
@@ -75,7 +75,8 @@ class Tags:
             f"the tag {tag} stays at {present}; the source's {wanted} is kept under {wanted.anchor} (allowDifferentDigestRepush)",
         )
 
-    async def _foreign(self, tag: str, present: Digest) -> Verdict | None:
+    async def foreign(self, tag: str, present: Digest) -> Verdict | None:
+        """A conflict, if what stands there is somebody else's and is to be left alone."""
         if self.policy.overwrite_foreign_tags:
             return None
         for ours in (present.anchor, incomplete_tag(present)):

@@ -266,6 +266,49 @@ async def test_a_refusing_target_is_probed_by_one() -> None:
         assert controller.protected() == 2
 
 
+async def test_a_probe_that_writes_nothing_passes_on() -> None:
+    """A check of a copy that stands proves nothing about writes, so whoever waits is tried right after it."""
+    world = World(good(), bad(REFUSED), good(pushed=False))
+    async with world.working() as controller:
+        await world.see(template(APP))
+        await world.see(template(OTHER, name="other"))
+        app, other = controller.inventory.entries
+        world.ledger.stale(app)
+        controller.queue.add(app, Priority.URGENT, delay=HOLD + 1)
+        world.ledger[other].next_try += 1
+        controller.queue.add(other, Priority.LIVE)
+        await world.later(HOLD + 2)
+        assert [r for r, _ in world.mirror.needs] == [app, other, app, other]
+        assert not controller.holds
+        assert controller.protected() == 2
+
+
+async def test_a_forced_pass_ends_what_is_held() -> None:
+    """A target that takes again is noticed by a forced pass, whichever image comes first."""
+    world = World(good(), bad(REFUSED), good(pushed=False))
+    async with world.working() as controller:
+        await world.see(template(APP))
+        await world.see(template(OTHER, name="other"))
+        ended = await controller.force()
+        assert not ended.failed
+        assert world.tried == 4
+        assert controller.protected() == 2
+
+
+@pytest.mark.parametrize("state", ["tag_held", "conflict"])
+async def test_a_check_of_what_is_kept_without_its_tag(state: str) -> None:
+    """The target's tag does not tell what is kept besides it: the source says what to look for."""
+    world = World(good(), good(state=state), intervals=Intervals(target_check=100))
+    async with world.working() as controller:
+        await world.see(template(APP))
+        await controller.force()
+        await world.later(100)
+        checks = [(n.check_source, n.check_anchors) for _, n in world.mirror.needs]
+        assert checks == [(True, False), (True, True), (True, True)]
+        await world.later(100)
+        assert not world.mirror.needs[-1][1].check_source
+
+
 async def test_a_forced_pass_looks_at_everything() -> None:
     """A pass ends when each image was looked at anew, also one whose attempt was under way; late comers join."""
     gate = anyio.Event()

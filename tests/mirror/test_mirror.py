@@ -181,6 +181,20 @@ async def test_nobody_vouches_for_a_tag(bench: Bench) -> None:
     assert not bench.anchored(old)
 
 
+@pytest.mark.parametrize("overwrite", [True, False])
+async def test_a_foreign_tag_without_the_source(bench: Bench, overwrite: bool) -> None:
+    """The source is away from the start: a tag that is to be left alone as somebody else's is not taken for the copy."""
+    theirs = bench.target.add("copy/app", images.image(seed="theirs"), "1.0")
+    await bench.source.stop()
+    options = PolicyOptions(overwrite_foreign_tags=overwrite)
+    found = await bench.run(**options)
+    assert found.protected is overwrite
+    assert found.state == ("protected" if overwrite else "failed")
+    bench.target.tags["copy/app"][of(theirs).anchor] = theirs.digest
+    ours = await bench.run(**options)
+    assert (ours.state, ours.protected) == ("protected", True)
+
+
 async def test_immutable_tag(bench: Bench) -> None:
     """A registry that does not let tags move holds the tag; the content is kept by digest."""
     old, new = two(bench)
