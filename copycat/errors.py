@@ -16,9 +16,7 @@ CopycatError
 │   ├── UploadRejected       the target refused a blob or a manifest for its content
 │   └── HostNotAllowed       policy or the address filter forbids the connection
 ├── MirrorError              decided by the mirror itself
-│   ├── Conflict             two sources want one tag
-│   ├── PlatformMissing      an index lacks a platform that is wanted
-│   └── Incomplete           content that no registry serves (foreign layers)
+│   └── PlatformMissing      an index lacks a platform that is wanted
 └── KubeError                the Kubernetes API's answer, or none
     ├── KubeDenied           401 or 403
     ├── KubeNotFound         404
@@ -41,12 +39,10 @@ from typing import ClassVar, Literal
 
 __all__ = [
     "ConfigError",
-    "Conflict",
     "CopycatError",
     "Denied",
     "DigestMismatch",
     "HostNotAllowed",
-    "Incomplete",
     "InvalidManifest",
     "InvalidReference",
     "KubeConflict",
@@ -268,22 +264,10 @@ class MirrorError(CopycatError):
     default_reason = "mirror"
 
 
-class Conflict(MirrorError):
-    """Another source owns the tag at the target."""
-
-    default_reason = "conflict"
-
-
 class PlatformMissing(MirrorError):
     """The index has no entry for a platform that is wanted."""
 
     default_reason = "platform_missing"
-
-
-class Incomplete(MirrorError):
-    """Part of the image is not to be had (foreign layers that the source does not serve)."""
-
-    default_reason = "incomplete"
 
 
 class KubeError(CopycatError):

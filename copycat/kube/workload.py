@@ -34,7 +34,6 @@ __all__ = [
     "project",
     "read",
     "resolve_owner",
-    "top_owner",
 ]
 
 #: Waiting reasons of the kubelet that mean: this image cannot be had now (pkg/kubelet/images/types.go).
@@ -132,12 +131,6 @@ def resolve_owner(workload: Workload, job_owners: Mapping[tuple[str, str], Owner
     return msgspec.structs.replace(
         workload, owners=owners, owner_kind=known[0], owner_name=known[1]
     )
-
-
-def top_owner(workload: Workload, job_owners: Mapping[tuple[str, str], Owner]) -> Owner:
-    """(kind, name) of what people call the workload; `job_owners` as in `resolve_owner`."""
-    resolved = resolve_owner(workload, job_owners)
-    return resolved.owner_kind, resolved.owner_name
 
 
 def _read_template(kind: Kind, raw: bytes | msgspec.Raw) -> Workload:

@@ -106,27 +106,9 @@ class Reference:
         """Registry and repository: `docker.io/library/alpine`."""
         return f"{self.registry}/{self.repository}"
 
-    @property
-    def api_host(self) -> str:
-        """The host that answers for the registry; Docker Hub's has another name than its images."""
-        return _DOCKER_HUB_API if self.registry == DOCKER_HUB else self.registry
-
     def with_digest(self, digest: Digest) -> Reference:
         """The same name and tag, at this digest."""
         return replace(self, digest=digest)
-
-    def with_tag(self, tag: str) -> Reference:
-        """The same name and digest, with this tag.
-
-        Raises:
-            InvalidReference: it is not a tag.
-        """
-        _check_tag(f"{self.name}:{tag}", tag)
-        return replace(self, tag=tag)
-
-    def without_tag(self) -> Reference:
-        """The same name and digest alone."""
-        return replace(self, tag=None)
 
 
 def _invalid(text: str, why: str) -> InvalidReference:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from copycat.kube.workload import KINDS, Workload, project, read, resolve_owner, top_owner
+from copycat.kube.workload import KINDS, Workload, project, read, resolve_owner
 
 POD = KINDS["pods"]
 
@@ -309,7 +309,8 @@ class TestOwners:
         """Each way of owning a Pod leads to the name that people know."""
         workload = must(pod(metadata=metadata))
         assert owner(workload) == expected
-        assert top_owner(workload, {}) == expected
+        resolved = resolve_owner(workload, {})
+        assert (resolved.owner_kind, resolved.owner_name) == expected
 
     @pytest.mark.parametrize(
         "metadata",
