@@ -13,7 +13,7 @@ import yaml
 
 from copycat.config import sources
 from tests.chart.conftest import Render
-from tests.chart.rendering import CHART, Object, ci_values, helm, load_yaml, merged, render
+from tests.chart.rendering import CHART, ROOT, Object, ci_values, helm, load_yaml, merged, render
 from tests.chart.schema import PATH, as_text, values_schema
 
 pytestmark = [pytest.mark.chart, pytest.mark.needs("helm-python-sdk")]
@@ -54,6 +54,19 @@ def test_the_schema_knows_the_same_values() -> None:
     with helm().Chart.load(CHART) as chart:
         schema = chart.schema
     assert schema["properties"].keys() - {"global"} == load_yaml(CHART / "values.yaml").keys()
+
+
+def test_the_readme_installs_it() -> None:
+    """The values of the README's `helm install` are enough, and its image is the one that is built and pushed there."""
+    readme = (ROOT / "README.md").read_text()
+    values: Object = {}
+    for path, value in re.findall(r"--set ([\w.]+)=(\S+)", readme):
+        for key in reversed(path.split(".")):
+            value = {key: value}  # noqa: PLW2901 - from the inside out
+        values = merged(values, value)
+    (deployment,) = render(values).all("Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert f"docker push {container['image']}\n" in readme
 
 
 def closed(schema: Object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
