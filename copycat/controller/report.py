@@ -17,6 +17,8 @@ __all__ = ["Reporter", "state_of"]
 _log = structlog.get_logger(__name__)
 
 
+#: States whose attempts are no errors of a registry.
+_NO_FAILURES = {"denied", "conflict", "waiting_quota"}
 #: What an attempt's state is in metrics; a success otherwise.
 _OUTCOMES = {"failed": "failure", "denied": "failure", "waiting_quota": "waiting"}
 
@@ -44,7 +46,7 @@ class Reporter:
         if result.pushed:
             self._metrics.push_success.labels(image).inc()
         # a copy that stands while its source is out of reach is protected, and the attempt failed all the same
-        if result.error is not None and result.state not in {"denied", "conflict"}:
+        if result.error is not None and result.state not in _NO_FAILURES:
             side = (
                 self._metrics.push_error
                 if result.error.side == "target"
@@ -75,7 +77,7 @@ class Reporter:
                 _log.info("image waits for the pull quota", **fields)
                 return
             _log.warning(
-                "image not mirrored" if result.state != "protected" else "source cannot be asked",
+                "source cannot be asked" if result.protected else "image not mirrored",
                 **fields,
             )
         elif result.pushed:

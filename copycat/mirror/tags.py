@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from copycat.errors import UploadRejected
+from copycat.errors import CopycatError, UploadRejected
 from copycat.mirror.content import Content
 from copycat.mirror.naming import incomplete_tag
 from copycat.mirror.policy import Policy, Verdict
@@ -35,7 +35,7 @@ class Tags:
 
     async def refusal(self, tag: str, present: Digest | None, wanted: Digest) -> Verdict | None:
         """Why the tag is not ours to give; None if it is. Nothing is written."""
-        refusal = self._rivalry(tag, present)
+        refusal = await self._rivalry(tag, present)
         if refusal is None and present is not None:
             refusal = self._held(tag, present, wanted) or await self.foreign(tag, present)
         return refusal
@@ -48,14 +48,33 @@ class Tags:
             )
         return None
 
-    def _rivalry(self, tag: str, present: Digest | None) -> Verdict | None:
+    async def _rivalry(self, tag: str, present: Digest | None) -> Verdict | None:
         if present is None:
             return self.yields(tag)
-        if self.need.rivals and present != self.need.owned:
+        if self.need.rivals and present != self.need.owned and not await self._ours(present):
             return self._conflict(
                 f"the tag {tag} at the target stands for other content ({present})"
             )
         return None
+
+    async def _ours(self, present: Digest) -> bool:
+        """Whether what stands there came from this source: it has the digest still, and no rival before it does.
+
+        Nobody remembers it over a restart, and the tag may have moved at the source since. Who cannot be asked may have it.
+        """
+        source = self.content.source
+        try:
+            if await source.head_manifest(present) is None:
+                return False
+            for rival in self.need.rivals:
+                if rival.name == self.reference.name or rival > self.reference:
+                    continue
+                other = source.beside(rival.registry, rival.repository)
+                if await other.head_manifest(present) is not None:
+                    return False
+        except CopycatError:
+            return False
+        return True
 
     def _conflict(self, why: str) -> Verdict:
         others = ", ".join(map(str, self.need.rivals))

@@ -23,6 +23,10 @@ PAGE_LIMIT = 4 * 1024 * 1024
 class Repository(Referrers, Blobs):
     """One repository. Cheap to make; keeps what it learns about its login and its open upload sessions."""
 
+    def beside(self, registry: str, name: str) -> Repository:
+        """Another one, to be read on the same behalf."""
+        return Repository(self._transport, registry, name, access=self.access)
+
     async def list_tags(self) -> list[str]:
         """Every tag, in the registry's order. Raises NotFound if the repository is not there."""
         place = self._place("list of tags")

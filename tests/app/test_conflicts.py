@@ -123,6 +123,30 @@ async def test_a_newer_digest_of_the_owner(rivals: Rivals) -> None:
         assert row_of(program, rivals.reference(rivals.second)).state == "conflict"
 
 
+@pytest.mark.parametrize("mover", ["first", "second"])
+@pytest.mark.parametrize("shared", [False, True], ids=["apart", "both-have-it"])
+async def test_a_newer_digest_over_a_restart(rivals: Rivals, mover: str, shared: bool) -> None:
+    """Nobody remembers over a restart whose tag it is: the source that has what stands there may move it, one of them at most."""
+    moves, stays = (rivals.first, rivals.second)[:: 1 if mover == "first" else -1]
+    contents = rivals.contents[:: 1 if mover == "first" else -1]
+    rivals.use(moves)
+    async with rivals.world.running(**rivals.flags) as program:
+        await protected(program, 1)
+    moves.add(REPOSITORY, newer := image(seed="newer"), "1")
+    if shared:
+        stays.add(REPOSITORY, contents[0])
+    rivals.use(stays)
+    # the first by name of those that have it; it may want the tag for other content than the one that put it there
+    owner = rivals.first if shared else moves
+    for _ in range(2):
+        async with rivals.world.running(**rivals.flags) as program:
+            for registry in (rivals.first, rivals.second):
+                state = "protected" if registry is owner else "conflict"
+                await in_state(program, rivals.reference(registry), state)
+            await program.facade.force_reconcile()
+            assert rivals.tag() == (newer.digest if owner is moves else contents[1].digest)
+
+
 @pytest.mark.parametrize("slow", ["first", "second", "neither"])
 async def test_equal_content(rivals: Rivals, slow: str) -> None:
     """Two sources of one content have nothing to quarrel about, whichever is copied first."""

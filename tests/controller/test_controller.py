@@ -395,14 +395,15 @@ async def test_verdicts_are_never_attempted() -> None:
         (good(state="tag_held", pushed=False, pulled=False), None),
         (good(state="conflict", error=PASSING, pushed=False, pulled=False), None),
         (replace(bad(TERMINAL), state="denied"), None),
+        (replace(bad(PASSING), state="waiting_quota"), None),
     ],
     ids=[
         *("good", "source", "target", "dry run", "dry and failed", "source away"),
-        *("held tag", "conflict", "denied"),
+        *("held tag", "conflict", "denied", "waits for the quota"),
     ],
 )
 async def test_counters(answer: MirrorResult, counter: str | None) -> None:
-    """Errors count on the side that failed, also where a copy stands; dry runs, conflicts and denials count nothing.
+    """Errors count on the side that failed, also where a copy stands; dry runs, conflicts, denials and waiting count nothing.
 
     All four series are there from the start.
     """

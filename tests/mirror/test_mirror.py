@@ -155,9 +155,8 @@ async def test_foreign_tag(bench: Bench, ours: bool) -> None:
 @pytest.mark.parametrize("policy", ["foreign", "held", "rival"])
 async def test_a_tag_that_is_not_ours_stays_so(bench: Bench, policy: str) -> None:
     """A look at the target alone does not take somebody else's content for a copy, nor anchors it."""
-    old, new = two(bench)
-    bench.target.add("copy/app", old, "1.0")
-    move(bench, new)
+    new = bench.source.add_image("team/app", "1.0")
+    old = bench.target.add("copy/app", images.image(seed="theirs"), "1.0")
     options = PolicyOptions(
         overwrite_foreign_tags=policy != "foreign", allow_different_digest_repush=policy != "held"
     )
@@ -256,21 +255,22 @@ async def test_refused_tag(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("rival", "stands", "owned", "state"),
     [
-        pytest.param(RIVAL_FIRST, False, False, "conflict", id="the-other-is-first"),
-        pytest.param(RIVAL_LAST, False, False, "protected", id="we-are-first"),
-        pytest.param(RIVAL_LAST, True, False, "conflict", id="not-our-content"),
-        pytest.param(RIVAL_FIRST, True, True, "protected", id="our-content"),
+        pytest.param(RIVAL_FIRST, "", False, "conflict", id="the-other-is-first"),
+        pytest.param(RIVAL_LAST, "", False, "protected", id="we-are-first"),
+        pytest.param(RIVAL_LAST, "theirs", False, "conflict", id="not-our-content"),
+        pytest.param(RIVAL_FIRST, "theirs", True, "protected", id="our-content"),
+        pytest.param(RIVAL_LAST, "old", False, "protected", id="our-source-has-it"),
+        pytest.param(RIVAL_FIRST, "old", False, "conflict", id="who-cannot-be-asked-may-have-it"),
     ],
 )
-async def test_rivals(
-    bench: Bench, rival: Reference, stands: bool, owned: bool, state: str
-) -> None:
+async def test_rivals(bench: Bench, rival: Reference, stands: str, owned: bool, state: str) -> None:
     """Of several sources that want one tag the first gets it; the others are kept by digest."""
     old, new = two(bench)
+    there = old if stands == "old" else images.image(seed="theirs")
     if stands:
-        bench.target.add("copy/app", old, "1.0")
+        bench.target.add("copy/app", there, "1.0")
     move(bench, new)
-    need = Need(rivals=(rival,), owned=of(old) if owned else None)
+    need = Need(rivals=(rival,), owned=of(there) if owned else None)
     result = await bench.run(need=need)
     assert (result.state, result.protected) == (state, True)
     assert (bench.tag("1.0") == new.digest) is (state == "protected")
@@ -822,9 +822,8 @@ async def test_dry(
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "new"])
 async def test_dry_tag_that_stays(bench: Bench, policy: str, kept: bool) -> None:
     """dryRun does not announce a tag that a run would not write, and says what keeps it from it."""
-    old, new = two(bench)
-    bench.target.add("copy/app", old, "1.0")
-    move(bench, new)
+    new = bench.source.add_image("team/app", "1.0")
+    bench.target.add("copy/app", images.image(seed="theirs"), "1.0")
     options = PolicyOptions(
         overwrite_foreign_tags=policy != "foreign", allow_different_digest_repush=policy != "held"
     )
