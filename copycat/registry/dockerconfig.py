@@ -134,7 +134,8 @@ def parse_docker_config(raw: bytes, *, source: str, legacy: bool = False) -> Doc
     try:
         file = _File(auths=_LEGACY.decode(raw)) if legacy else _FILE.decode(raw)
     except _UNREADABLE as error:
-        form = '{"HOST": {"auth": …}}' if legacy else '{"auths": {"HOST": {"auth": …}}}'
+        # no field of an entry: the redaction of logs would take it for the login itself
+        form = "{HOST: {…}}" if legacy else '{"auths": {HOST: {…}}}'
         raise ValueError(f"it is not JSON of the form {form}") from error
     problems: list[str] = []
     store = _store(file.creds_store, problems)

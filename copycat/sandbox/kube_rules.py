@@ -79,6 +79,7 @@ class Fault(StrEnum):
     GARBAGE = "garbage"
     UNKNOWN_EVENT = "unknown_event"
     #: Answers to the request for a watch.
+    WATCH_400 = "watch400"
     WATCH_410 = "watch410"
     WATCH_429 = "watch429"
     WATCH_500 = "watch500"

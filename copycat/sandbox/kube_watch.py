@@ -31,7 +31,10 @@ _OPEN = frozenset(
     }
 )
 _ANSWERS = frozenset(
-    {Fault.WATCH_410, Fault.WATCH_429, Fault.WATCH_500, Fault.WATCH_504, Fault.WATCH_ABORT}
+    {
+        *(Fault.WATCH_400, Fault.WATCH_410, Fault.WATCH_429, Fault.WATCH_500, Fault.WATCH_504),
+        Fault.WATCH_ABORT,
+    }
 )
 
 
@@ -97,6 +100,8 @@ class Watch:
     def refuse(self, request: web.Request) -> None:
         """Let a fault answer in the watch's place; raises Refusal or breaks the connection."""
         match self._faults.take(_ANSWERS, self._collection.resource.plural):
+            case Fault.WATCH_400:
+                raise Refusal(400, "resourceVersion: Invalid value")
             case Fault.WATCH_410:
                 raise Refusal(410, "too old resource version")
             case Fault.WATCH_429:

@@ -70,12 +70,13 @@ async def test_uninteresting(api: KubeApi, client: KubeClient, watch_list: bool)
         await until(lambda: not informer.store)
 
 
-async def test_leaves_selector(api: KubeApi, client: KubeClient) -> None:
+@BOTH
+async def test_leaves_selector(api: KubeApi, client: KubeClient, watch_list: bool) -> None:
     """A Pod that finishes is gone for an informer that does not select finished ones."""
     api.create("pods", pod("job"))
     api.create("pods", pod("done", status={"phase": "Succeeded"}))
     selector = "status.phase!=Succeeded,status.phase!=Failed"
-    follower = Follower(client, field_selector=selector)
+    follower = Follower(client, field_selector=selector, watch_list=watch_list)
     async with follower.running() as informer:
         assert list(informer.store) == [("shop", "job")]
         api.patch("pods", "shop", "job", {"status": {"phase": "Failed"}})

@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 from copycat.kube.backoff import Backoff
 from copycat.kube.client import KubeClient
 from copycat.sandbox.kube_api import Fault, KubeApi
-from tests.kube.support import Follower, client_for, pod, until
+from tests.kube.support import Follower, Thing, client_for, pod, until
 
 #: With this jitter a failure waits for 15, 30, 45 (the cap), and one that may be tried again soon for 5 at first.
 JITTER = 0.5
@@ -58,6 +58,7 @@ def asked(api: KubeApi) -> list[str]:
         pytest.param([Fault.ERROR_410], [SOON], "list", id="expired-event"),
         pytest.param([Fault.WATCH_410], [SOON], "list", id="expired-answer"),
         pytest.param([Fault.ERROR_500], [FIRST], "list", id="error-event"),
+        pytest.param([Fault.WATCH_400], [FIRST], "list", id="refused-version"),
         pytest.param([Fault.WATCH_500], [FIRST], "watch", id="error-answer"),
         pytest.param([Fault.WATCH_429], [FIRST], "watch", id="throttled"),
         pytest.param([Fault.ERROR_504], [FIRST], "watch", id="too-large-event"),
@@ -147,3 +148,39 @@ async def test_a_token_that_ends(api: KubeApi, tmp_path: Path) -> None:
             await until(lambda: one.matches(api))
             assert not one.informer.denied
     assert asked(api).count("list") == 1
+
+
+async def test_how_long_a_watch_lasts(api: KubeApi, client: KubeClient) -> None:
+    """Five to ten minutes, so that the watches of many kinds and replicas do not end together."""
+    lengths = []
+    for jitter in (0.0, 0.5, 1.0):
+        one = Follower(client, watch_list=False, jitter=lambda jitter=jitter: jitter)
+        async with one.running():
+            await until(lambda: api.watching("pods") == 1)
+        await until(lambda: api.watching("pods") == 0)
+        lengths.append(api.requests[-1].query["timeoutSeconds"])
+    assert lengths == ["300", "450", "600"]
+
+
+async def test_pages_change_nothing(api: KubeApi, client: KubeClient) -> None:
+    """What is known stays as it was until the last page of a list has come."""
+    for number in range(5):
+        api.create("pods", pod(f"p{number}"))
+    between: list[dict[tuple[str, str], Thing]] = []
+
+    async def sleep(_seconds: float) -> None:
+        between.append(dict(one.told))
+        await checkpoint()
+
+    one = Follower(client, watch_list=False, page=2, sleep=sleep)
+    async with one.running():
+        await until(lambda: api.watching("pods") == 1)
+        told = dict(one.told)
+        between.clear()
+        api.fail(Fault.ERROR_410)
+        api.delete("pods", "shop", "p0")
+        api.create("pods", pod("a"))
+        await until(lambda: one.matches(api))
+    # before the list, and after its first and second page
+    assert between[:3] == [told] * 3
+    assert api.count("list", "pods") == 6
