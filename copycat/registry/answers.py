@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import ssl
+import time
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +38,12 @@ from copycat.registry.hosts import AddressRefused
 __all__ = [
     "ERROR_LIMIT",
     "NETWORK_ERRORS",
+    "SLOW_RATE",
+    "SLOW_WINDOW",
     "TRANSIENT",
+    "UNREADABLE",
     "Decoder",
+    "Pace",
     "Place",
     "Reply",
     "decoded",
@@ -54,6 +60,12 @@ ERROR_LIMIT = 64 * 1024
 TRANSIENT = frozenset({408, 425, 429, 499, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 #: What aiohttp and the sockets raise when there is no (whole) answer.
 NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
+
+#: What decoding JSON raises; brackets without end are none of msgspec's own errors.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+#: A body that brings less than this (bytes per second) over the window (seconds) is not waited for any longer
+#: (registry notes 3.2). So little that a narrow line, or `maxBandwidth`, which many transfers share, is not meant.
+SLOW_RATE, SLOW_WINDOW = 1_000, 300.0
 
 _NOT_FOUND = re.compile(r"(?i)\bnot found\b")
 
@@ -95,7 +107,7 @@ def _errors(body: bytes) -> tuple[str, str]:
         rows = document.get("errors") or [document]
         first = rows[0]
         code, message = first.get("code"), first.get("message") or first.get("details")
-    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, LookupError, TypeError):
+    except (*UNREADABLE, AttributeError, LookupError, TypeError):
         text = body[:4096].decode("utf-8", "replace")
         return "", re.sub(r"(?s)<(script|style)\b.*?</\1>|<[^>]*>", " ", text)
     return (code if isinstance(code, str) else ""), (message if isinstance(message, str) else "")
@@ -171,6 +183,9 @@ def network_error(place: Place, error: BaseException, *, host: str) -> RegistryE
     elif isinstance(error, aiohttp.ClientConnectorCertificateError):
         reason, temporary = "certificate", False
         text = f"its certificate is not trusted ({error.certificate_error}); see registryCAFile and caFile"
+    elif isinstance(error, ValueError):
+        # a label of 64 characters, say: no name at all, and neither will it be one the next time
+        reason, text, temporary = "dns", f"{host} is no name that can be looked up", False
     elif isinstance(error, aiohttp.ClientConnectorDNSError):
         reason, text = "dns", f"the name {host} does not resolve"
     elif isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
@@ -202,15 +217,13 @@ class Decoder:
         """Args: zlib's `wbits`."""
         self._zlib = zlib.decompressobj(wbits)
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """What comes out for this piece. Raises zlib.error."""
-        out = []
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What comes out for this piece, no more of it at a time than is taken. Raises zlib.error."""
         while data:
             piece = self._zlib.decompress(data, self.PIECE)
             if piece:
-                out.append(piece)
+                yield piece
             data = self._zlib.unconsumed_tail
-        return out
 
 
 _WBITS: dict[str, int] = {"gzip": 31, "x-gzip": 31, "deflate": 47}
@@ -231,19 +244,68 @@ def decoder(place: Place, coding: str | None) -> Decoder | None:
     return Decoder(_WBITS[name])
 
 
-async def read_body(response: aiohttp.ClientResponse, place: Place, limit: int) -> bytes:
+class Pace:
+    """Whether a body arrives at all; only the time that is spent waiting for it counts."""
+
+    __slots__ = ("_clock", "_place", "_since", "_taken", "_waited")
+
+    def __init__(self, place: Place, clock: Callable[[], float]) -> None:
+        """Args: `place` is for the error; `clock` in seconds."""
+        self._place, self._clock = place, clock
+        self._taken, self._waited, self._since = 0, 0.0, clock()
+
+    def wait(self) -> None:
+        """The next bytes are waited for from now on."""
+        self._since = self._clock()
+
+    def took(self, count: int) -> None:
+        """Bytes arrived. Raises Unavailable (reason `slow`) if they were too few for too long."""
+        self._waited += self._clock() - self._since
+        self._taken += count
+        if self._waited < SLOW_WINDOW:
+            return
+        if self._taken < SLOW_RATE * self._waited:
+            place = self._place
+            raise Unavailable(
+                f"{place.who}: {place.what}: hardly anything moves.",
+                side=place.side,
+                reference=place.reference,
+                registry=place.registry,
+                reason="slow",
+            )
+        self._taken, self._waited = 0, 0.0
+
+
+async def read_body(
+    response: aiohttp.ClientResponse,
+    place: Place,
+    limit: int,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> bytes:
     """The body of an answer, decoded.
 
-    An error's body is cut at the limit. Raises TooLarge for a success that is longer, Unsupported for
-    an unknown coding, and what the network raises.
+    An error's body is cut at the limit, and left where it cannot be decoded: the status counts. Raises TooLarge
+    for a success that is longer, Unsupported for an unknown coding, Unavailable if it hardly arrives, and what
+    the network raises.
     """
+    try:
+        return await _read_body(response, place, limit, Pace(place, clock))
+    except (Unsupported, Unavailable):
+        if response.status < 300:
+            raise
+        return b""
+
+
+async def _read_body(
+    response: aiohttp.ClientResponse, place: Place, limit: int, pace: Pace
+) -> bytes:
     decode = decoder(place, response.headers.get("Content-Encoding"))
-    length = response.content_length
-    if decode is None and length is not None and length <= limit:
-        return await response.read()
     parts: list[bytes] = []
     left = limit
     async for chunk in response.content.iter_any():
+        pace.took(len(chunk))
+        pace.wait()
         for piece in (chunk,) if decode is None else decoded(place, decode, chunk):
             parts.append(piece[:left])
             left -= len(piece)
@@ -260,10 +322,10 @@ async def read_body(response: aiohttp.ClientResponse, place: Place, limit: int) 
     return b"".join(parts)
 
 
-def decoded(place: Place, decode: Decoder, chunk: bytes) -> list[bytes]:
+def decoded(place: Place, decode: Decoder, chunk: bytes) -> Iterator[bytes]:
     """What a chunk decodes to. Raises Unavailable if it is not encoded as the header says."""
     try:
-        return decode.feed(chunk)
+        yield from decode.feed(chunk)
     except zlib.error as error:
         raise Unavailable(
             f"{place.who}: {place.what} came with a Content-Encoding that it does not have.",

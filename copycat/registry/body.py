@@ -12,12 +12,9 @@ from contextlib import suppress
 import anyio
 import anyio.lowlevel
 
-__all__ = ["Beat", "close", "whole"]
+from copycat.registry.answers import SLOW_RATE, SLOW_WINDOW
 
-#: A body that moves less than this (bytes per second) over the window (seconds) is cut off: the next
-#: attempt may find a better way (registry notes 3.2). So little that a narrow line, or `maxBandwidth`,
-#: which many transfers share, is not meant.
-SLOW_RATE, SLOW_WINDOW = 1_000, 300.0
+__all__ = ["Beat", "close", "whole"]
 
 
 class Beat:

@@ -8,7 +8,7 @@ whoever reads sees nothing but a pause (registry notes 3.2).
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -18,7 +18,14 @@ import anyio
 from copycat.errors import DigestMismatch, RegistryError, Unavailable
 from copycat.oci.digest import Verifier
 from copycat.oci.manifest import Descriptor
-from copycat.registry.answers import NETWORK_ERRORS, Decoder, decoded, decoder, network_error
+from copycat.registry.answers import (
+    NETWORK_ERRORS,
+    Decoder,
+    Pace,
+    decoded,
+    decoder,
+    network_error,
+)
 from copycat.registry.calls import Call
 from copycat.registry.hosts import netloc
 from copycat.registry.transport import Transport
@@ -73,17 +80,21 @@ class Download:
     async def chunks(self) -> AsyncGenerator[bytes]:
         """The blob's bytes. Raises DigestMismatch in place of the last chunk, or a registry error."""
         size, verifier, feed = self._descriptor.size, self._verifier, self._verifier.feed
+        pace = Pace(self._place, self._transport.clock)
         while verifier.received < size:
             async with AsyncExitStack() as stack:
                 try:
                     source = await self._open(stack)
                     # Read in big pieces and with nothing more than the hash in between: this is the hot loop.
+                    pace.wait()
                     async for chunk in source.response.content.iter_any():
+                        pace.took(len(chunk))
                         for piece in self._pieces(source, chunk):
                             held = feed(piece)
                             self._progress(len(piece))
                             if held is not None:
                                 yield held
+                        pace.wait()
                     if verifier.received < size:
                         # A body that ends with the connection ends early without any error.
                         raise self._unavailable("the stream ended early", "short")
@@ -92,6 +103,8 @@ class Download:
                 except NETWORK_ERRORS as error:
                     await self._break(network_error(self._place, error, host=self._host))
                 except Unavailable as error:
+                    if error.reason == "slow":
+                        raise  # on the same way it would go on like this
                     await self._break(error)
         try:
             last = verifier.finish()
@@ -100,20 +113,13 @@ class Download:
         if last:
             yield last
 
-    def _pieces(self, source: _Source, chunk: bytes) -> tuple[bytes, ...]:
+    def _pieces(self, source: _Source, chunk: bytes) -> Iterable[bytes]:
         """A chunk decoded, without the bytes that were had before."""
         if source.decode is None and not source.skip:
             return (chunk,)
-        kept = []
-        for piece in (
-            (chunk,) if source.decode is None else decoded(self._place, source.decode, chunk)
-        ):
-            if source.skip >= len(piece):
-                source.skip -= len(piece)
-            else:
-                kept.append(piece[source.skip :])
-                source.skip = 0
-        return tuple(kept)
+        if source.decode is None:
+            return _rest(source, (chunk,))
+        return _rest(source, decoded(self._place, source.decode, chunk))
 
     def _progress(self, count: int) -> None:
         if self._on_bytes is not None:
@@ -242,3 +248,13 @@ class Download:
             registry=self._place.registry,
             reason=reason,
         )
+
+
+def _rest(source: _Source, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces without what is still to be skipped."""
+    for piece in pieces:
+        if source.skip >= len(piece):
+            source.skip -= len(piece)
+        else:
+            yield piece[source.skip :]
+            source.skip = 0

@@ -140,16 +140,18 @@ class AddressRefused(OSError):
 class FilteringResolver(AbstractResolver):
     """Drops the addresses that a host which is not named may not have."""
 
-    def __init__(self, inner: AbstractResolver, policy: HostPolicy) -> None:
-        """Args: `inner` does the looking up; it is closed with this one."""
-        self._inner, self._policy = inner, policy
+    def __init__(
+        self, inner: AbstractResolver, policy: HostPolicy, *, proxies: frozenset[str] = frozenset()
+    ) -> None:
+        """Args: `inner` does the looking up, it is closed with this one; `proxies` (`host:port`) may live anywhere."""
+        self._inner, self._policy, self._proxies = inner, policy, proxies
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         """As the inner one, less what the policy forbids. Raises AddressRefused if nothing is left."""
         found = await self._inner.resolve(host, port, family)
-        if self._policy.is_named(host, port):
+        if self._policy.is_named(host, port) or f"{host}:{port}" in self._proxies:
             return found
         kept = [row for row in found if self._policy.allows_address(row["host"])]
         if found and not kept:
@@ -225,9 +227,9 @@ class Proxies:
 
     @cached_property
     def hosts(self) -> frozenset[str]:
-        """The proxies' own hosts: the configuration names them by these variables."""
-        urls = [URL(v) for k, v in self._proxies.items() if k != "no" and "://" in v]
-        return frozenset(host for url in urls if (host := url.host))
+        """The proxies themselves as `host:port`: these variables name them, and nothing else that lives there."""
+        urls = [_proxy_url(value) for name, value in self._proxies.items() if name != "no"]
+        return frozenset(f"{url.host}:{url.port}" for url in urls if url.host)
 
     def get(self, url: URL) -> URL | None:
         """The proxy for a URL, None for a direct connection."""
@@ -242,4 +244,8 @@ class Proxies:
         proxy = self._proxies.get(scheme) or self._proxies.get("all")
         if not proxy or urllib.request.proxy_bypass_environment(host, self._proxies):  # type: ignore[attr-defined] # typeshed omits this function of the standard library
             return None
-        return URL(proxy if "://" in proxy else f"http://{proxy}")
+        return _proxy_url(proxy)
+
+
+def _proxy_url(text: str) -> URL:
+    return URL(text if "://" in text else f"http://{text}")

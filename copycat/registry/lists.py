@@ -12,14 +12,18 @@ from yarl import URL
 from copycat.errors import InvalidReference, Unsupported
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import OCI_INDEX, Descriptor, parse_document
-from copycat.registry.answers import Place, Reply
+from copycat.registry.answers import UNREADABLE, Place, Reply
+from copycat.registry.location import resolve_location
 
 __all__ = ["collect", "content_type", "described", "read_referrers", "read_tags"]
 
 T = TypeVar("T", bound=Hashable)
 
 MAX_PAGES = 1000
-_NEXT = re.compile(r'<([^>]*)>\s*;[^,]*\brel="?next"?', re.IGNORECASE)
+#: A link and its parameters, up to the next link. What a registry sends may be long and hostile: no two of these
+#: patterns look at the same text twice.
+_LINK = re.compile(r"<([^<>]*)>([^<]*)")
+_REL_NEXT = re.compile(r'\brel="?next"?', re.IGNORECASE)
 
 
 def content_type(reply: Reply) -> str:
@@ -66,13 +70,15 @@ async def collect(
 
 
 def next_page(reply: Reply) -> URL | None:
-    """The `Link: <…>; rel="next"` of a list."""
-    for link in reply.headers.getall("Link", ()):
-        if (match := _NEXT.search(link)) is not None:
-            try:
-                return reply.url.join(URL(match[1], encoded=True))
-            except ValueError:
-                return None
+    """The `Link: <…>; rel="next"` of a list, with a scheme or port that a proxy lost put right."""
+    for header in reply.headers.getall("Link", ()):
+        for target, parameters in _LINK.findall(header):
+            own = parameters.partition(",")[0].lstrip()
+            if own.startswith(";") and _REL_NEXT.search(own):
+                try:
+                    return resolve_location(reply.url, target)
+                except ValueError:
+                    return None
     return None
 
 
@@ -89,7 +95,7 @@ def read_tags(place: Place, reply: Reply) -> list[str]:
     """The tags of one page. Raises Unsupported if it is none."""
     try:
         return msgspec.json.decode(reply.body, type=_TagsJSON).tags or []
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise Unsupported(
             f"{place.who}: its answer for {place.what} is no list of tags.",
             side=place.side,

@@ -24,7 +24,7 @@ from copycat.oci.manifest import (
     Index,
     parse_document,
 )
-from copycat.registry.answers import Reply
+from copycat.registry.answers import UNREADABLE, Reply
 from copycat.registry.lists import collect, content_type, read_referrers
 from copycat.registry.manifests import Manifests
 
@@ -174,7 +174,7 @@ def _codes(reply: Reply) -> set[str]:
     """The error codes of a refusal."""
     try:
         problems = msgspec.json.decode(reply.body, type=_Problems).errors or []
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return set()
     return {problem.code or "" for problem in problems}
 

@@ -12,7 +12,7 @@ from yarl import URL
 
 from copycat.errors import RegistryError, Side, Throttled, Unauthorized, Unavailable, printable
 from copycat.oci.reference import DOCKER_HUB
-from copycat.registry.answers import Reply
+from copycat.registry.answers import UNREADABLE, Reply
 from copycat.registry.endpoint import Endpoint
 from copycat.registry.keychain import Credentials
 from copycat.registry.limits import parse_retry_after
@@ -126,7 +126,7 @@ class TokenRequest:
             document: Any = msgspec.json.decode(reply.body)
             value = document.get("token") or document.get("access_token")
             lifetime = document.get("expires_in")
-        except (msgspec.DecodeError, UnicodeDecodeError, AttributeError):
+        except (*UNREADABLE, AttributeError):
             value = lifetime = None
         if (
             not isinstance(value, str)

@@ -21,7 +21,15 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 import copycat
-from copycat.errors import NotFound, Side, Throttled, TooLarge, Unavailable, printable
+from copycat.errors import (
+    NotFound,
+    Side,
+    Throttled,
+    TooLarge,
+    Unavailable,
+    Unsupported,
+    printable,
+)
 from copycat.metrics import Metrics
 from copycat.oci.reference import DOCKER_HUB, normalise_registry
 from copycat.registry.answers import TRANSIENT, Place, Reply
@@ -87,7 +95,7 @@ class Transport:
         self._configs = {normalise_registry(name): config for name, config in hosts.items()}
         self._targets, self._concurrency = target_registries, concurrency
         proxies = proxies or Proxies()
-        self.policy = self._policy(policy, proxies)
+        self.policy = self._policy(policy)
         self._wire = Wire(
             metrics=metrics,
             policy=self.policy,
@@ -129,10 +137,10 @@ class Transport:
         """Close every connection."""
         await self._wire.__aexit__(kind, error, traceback)
 
-    def _policy(self, policy: HostPolicy, proxies: Proxies) -> HostPolicy:
-        """The policy with what the `registries` table and the proxy variables name."""
+    def _policy(self, policy: HostPolicy) -> HostPolicy:
+        """The policy with what the `registries` table names."""
         endpoints = {endpoint_host(e) for c in self._configs.values() for e in c.endpoints}
-        named = policy.named | endpoints | self._configs.keys() | proxies.hosts
+        named = policy.named | endpoints | self._configs.keys()
         return replace(policy, named=frozenset(named))
 
     # What others ask
@@ -325,7 +333,7 @@ class Transport:
     async def _ping_with(self, endpoint: Endpoint, ping: Call, scheme: str) -> None:
         url = URL(f"{scheme}://{endpoint.host}/v2/", encoded=True)
         response = await self._wire.send(endpoint, ping, url, None)
-        with suppress(TooLarge):  # a page for people
+        with suppress(TooLarge, Unsupported):  # a page for people
             reply = await self._wire.read(endpoint, ping, Answer(response=response, foreign=False))
             if reply.status in TRANSIENT:
                 raise self._wire.error(endpoint, ping, reply)

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 import aiohttp
+import anyio
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
@@ -99,7 +100,7 @@ class Wire:
             keepalive_timeout=30,
             ttl_dns_cache=60,
             ssl=context,
-            resolver=FilteringResolver(resolver, self._policy),
+            resolver=FilteringResolver(resolver, self._policy, proxies=self._proxies.hosts),
         )
         self._session = await self._stack.enter_async_context(
             aiohttp.ClientSession(
@@ -131,6 +132,7 @@ class Wire:
     async def follow(self, endpoint: Endpoint, call: Call, authorization: str | None) -> Answer:
         """Send, and follow redirects by hand: the query stays byte for byte, the header stays at home."""
         url = call.url or endpoint.url(call.repository, call.path)
+        self._same_safety(endpoint, call, endpoint.base, url)
         for _ in range(MAX_HOPS + 1):
             foreign = not same_origin(url, endpoint.base)
             if foreign:
@@ -140,14 +142,7 @@ class Wire:
             if target is None:
                 return Answer(response=response, foreign=foreign)
             response.release()
-            if url.scheme == "https" and target.scheme != "https":
-                raise HostNotAllowed(
-                    f"{call.place.who}: {call.place.what} redirects from TLS to {target.scheme}, which is not followed.",
-                    side=call.place.side,
-                    reference=call.place.reference,
-                    registry=endpoint.registry,
-                    reason="downgrade",
-                )
+            self._same_safety(endpoint, call, url, target)
             url = target
         raise Unavailable(
             f"{call.place.who}: {call.place.what} redirects more than {MAX_HOPS} times.",
@@ -157,6 +152,18 @@ class Wire:
             reason="redirect_loop",
             temporary=False,
         )
+
+    @staticmethod
+    def _same_safety(endpoint: Endpoint, call: Call, before: URL, url: URL) -> None:
+        """Raises HostNotAllowed for a way that leads out of TLS: a redirect, or the next page of a list."""
+        if before.scheme == "https" and url.scheme != "https":
+            raise HostNotAllowed(
+                f"{call.place.who}: {call.place.what} redirects from TLS to {url.scheme}, which is not followed.",
+                side=call.place.side,
+                reference=call.place.reference,
+                registry=endpoint.registry,
+                reason="downgrade",
+            )
 
     def _admit(self, endpoint: Endpoint, call: Call, url: URL) -> None:
         """Leave a store alone that asked for it. Raises Throttled."""
@@ -191,6 +198,8 @@ class Wire:
         self, endpoint: Endpoint, call: Call, url: URL, authorization: str | None
     ) -> aiohttp.ClientResponse:
         """One request on the wire. Raises HostNotAllowed before, Unavailable if no head of an answer came."""
+        if url.raw_user is not None or url.raw_password is not None:
+            url = url.with_user(None)  # who sends us somewhere has no login for us
         self._policy.check(url, side=call.place.side)
         headers = (
             {**call.headers, "Authorization": authorization} if authorization else call.headers
@@ -201,17 +210,18 @@ class Wire:
         context = await self._context(endpoint, url)
         begun = self._clock()
         try:
-            response = await session.request(
-                call.method,
-                url,
-                headers=headers,
-                data=_payload(call),
-                allow_redirects=False,
-                ssl=context,
-                proxy=self._proxies.get(url),
-                timeout=self._timeout(self._silence(call)),
-            )
-        except NETWORK_ERRORS as error:
+            with anyio.fail_after(self._head_wait(call)):
+                response = await session.request(
+                    call.method,
+                    url,
+                    headers=headers,
+                    data=_payload(call),
+                    allow_redirects=False,
+                    ssl=context,
+                    proxy=self._proxies.get(url),
+                    timeout=self._timeout(self._silence(call)),
+                )
+        except (*NETWORK_ERRORS, ValueError) as error:
             self._metrics.requests.labels(label, call.method, "0").inc()
             failure = network_error(call.place, error, host=netloc(url))
             if call.stream is None and same_origin(url, endpoint.base):
@@ -226,9 +236,19 @@ class Wire:
     def _silence(self, call: Call) -> float | None:
         return self._request_timeout or None if call.silence is None else call.silence
 
+    def _connect_wait(self) -> float:
+        return min(CONNECT_TIMEOUT, self._request_timeout or CONNECT_TIMEOUT)
+
+    def _head_wait(self, call: Call) -> float | None:
+        """Seconds for the whole head of an answer: one that comes byte by byte is never silent."""
+        silence = self._silence(call)
+        if silence is None or call.stream is not None or len(call.body or b"") > READ_BUFFER:
+            return None  # a body takes as long as it takes
+        return silence + 2 * self._connect_wait()
+
     def _timeout(self, silence: float | None) -> aiohttp.ClientTimeout:
         if (timeout := self._timeouts.get(silence)) is None:
-            connect = min(CONNECT_TIMEOUT, self._request_timeout or CONNECT_TIMEOUT)
+            connect = self._connect_wait()
             timeout = aiohttp.ClientTimeout(
                 total=None, connect=2 * connect, sock_connect=connect, sock_read=silence
             )
@@ -268,7 +288,7 @@ class Wire:
         try:
             body = answer.body
             if body is None:
-                body = await read_body(response, call.place, limit)
+                body = await read_body(response, call.place, limit, clock=self._clock)
         except NETWORK_ERRORS as error:
             raise network_error(call.place, error, host=netloc(response.url)) from error
         finally:

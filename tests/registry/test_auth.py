@@ -504,6 +504,7 @@ async def test_long_bodies_want_long_tokens() -> None:
         pytest.param(web.Response, id="empty"),
         pytest.param(lambda: web.Response(text="<html>log in</html>"), id="html"),
         pytest.param(lambda: web.json_response([]), id="list"),
+        pytest.param(lambda: web.Response(body=b"[" * 60_000), id="brackets-without-end"),
         pytest.param(lambda: web.json_response({"token": ""}), id="empty-token"),
         pytest.param(lambda: web.json_response({"token": 5}), id="number"),
         pytest.param(lambda: web.json_response({"token": "a\nb"}), id="line-break"),

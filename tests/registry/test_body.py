@@ -8,7 +8,8 @@ import anyio
 import pytest
 
 from copycat.errors import DigestMismatch
-from copycat.registry.body import SLOW_RATE, SLOW_WINDOW, Beat, close, whole
+from copycat.registry.answers import SLOW_RATE, SLOW_WINDOW
+from copycat.registry.body import Beat, close, whole
 
 PIECE = b"x" * 100
 

@@ -264,7 +264,7 @@ def test_proxies(environ: dict[str, str], url: str, expected: str | None) -> Non
 
 def test_proxy_hosts_are_named() -> None:
     """The variables name the proxies."""
-    assert Proxies({"HTTPS_PROXY": "http://p:3128", "NO_PROXY": "x"}).hosts == {"p"}
+    assert Proxies({"HTTPS_PROXY": "http://p:3128", "NO_PROXY": "x"}).hosts == {"p:3128"}
 
 
 # Endpoints

@@ -24,9 +24,16 @@ from copycat.errors import (
     Unsupported,
 )
 from copycat.metrics import Metrics
-from copycat.registry.hosts import HostConfig, HostPolicy, Proxies
+from copycat.registry.hosts import (
+    AddressRefused,
+    FilteringResolver,
+    HostConfig,
+    HostPolicy,
+    Proxies,
+)
 from copycat.registry.keychain import Access, Credentials
 from copycat.registry.limits import RetryPolicy
+from copycat.registry.tokens import basic
 from copycat.registry.transport import Transport
 from copycat.registry.wire import MAX_STORES
 from copycat.sandbox.ledger import Phase
@@ -272,6 +279,26 @@ async def test_redirect() -> None:
         assert "Authorization" not in seen.headers
 
 
+async def test_redirect_with_a_login() -> None:
+    """Who sends us somewhere has no login for us: ours goes along at home, and none elsewhere."""
+    async with scripted(answers()) as cdn, scripted(answers(), pings=True) as script:
+        moved = [f"http://u:p@{script.address}/v2/moved", f"http://u:p@{cdn.address}/v2/moved"]
+
+        def answer(seen: Seen) -> web.Response:
+            if "Authorization" not in seen.headers:
+                return web.Response(status=401, headers={"WWW-Authenticate": "Basic"})
+            return redirect(moved.pop(0)) if seen.target != "/v2/" else web.Response()
+
+        script.handler = answer
+        async with world(script.address, keys=KEY) as here:
+            await ask(here, script.address)
+
+    # the ping is asked without one; the blob, and the place at home that it moved to, with ours
+    logins = [seen.headers.get("Authorization") for seen in script.seen]
+    assert logins == [None, basic("u", "pw"), basic("u", "pw")]
+    assert ["Authorization" in seen.headers for seen in cdn.seen] == [False]
+
+
 async def test_redirect_within_the_registry() -> None:
     """The same origin keeps the login; relative Locations work."""
 
@@ -311,6 +338,26 @@ async def test_redirect_to_a_forbidden_place(location: str) -> None:
     async with scripted(lambda _: redirect(location)) as script, world(script.address) as here:
         with pytest.raises(HostNotAllowed):
             await ask(here, script.address)
+
+
+async def test_no_downgrade_in_a_list(ca: CA, tmp_path: Path) -> None:
+    """The next page of a list is not fetched without TLS either."""
+    async with scripted(answers()) as plain:
+
+        def answer(_seen: Seen) -> web.Response:
+            link = f'<{plain.url}/v2/x>; rel="next"'.replace("127.0.0.1", "localhost")
+            return web.Response(body=b'{"tags":["a"]}', headers={"Link": link})
+
+        named = HostPolicy(named=frozenset({"127.0.0.1", "localhost"}))
+        async with (
+            scripted(answer, tls=server_context(ca)) as script,
+            world(policy=named, ca_file=str(tmp_path / "ca.pem")) as here,
+        ):
+            with pytest.raises(HostNotAllowed) as raised:
+                await here.source(script.address).list_tags()
+
+    assert raised.value.reason == "downgrade"
+    assert not plain.seen
 
 
 async def test_no_downgrade(ca: CA, tmp_path: Path) -> None:
@@ -815,6 +862,35 @@ async def test_through_a_proxy() -> None:
             await ask(here, "far.example")
 
     assert seen == ["far.example", "far.example"]
+
+
+async def test_a_proxy_gives_no_other_name() -> None:
+    """Only the proxy itself may live on this machine: what else does is not to be had by its name."""
+    proxied = Proxies({"HTTPS_PROXY": "http://127.0.0.1:3128", "NO_PROXY": "127.0.0.1"})
+    async with (
+        scripted(answers(), pings=True) as inner,
+        world(proxies=proxied, policy=HostPolicy(named=frozenset())) as here,
+    ):
+        with pytest.raises(HostNotAllowed):
+            await ask(here, inner.address)
+        assert not inner.seen
+
+
+async def test_a_proxy_on_this_machine_by_name() -> None:
+    """The proxy's own name may mean this machine; at another port it may not."""
+    proxies = frozenset({"proxy.example:3128"})
+    resolver = FilteringResolver(Known("127.0.0.1"), HostPolicy(named=frozenset()), proxies=proxies)
+    assert await resolver.resolve("proxy.example", 3128)
+    with pytest.raises(AddressRefused):
+        await resolver.resolve("proxy.example", 443)
+
+
+async def test_no_name_at_all() -> None:
+    """A host whose name cannot even be looked up (a label of 64 characters) is the image's failure, for good."""
+    async with world(policy=HostPolicy(named=frozenset())) as here:
+        with pytest.raises(Unavailable, match="is no name") as raised:
+            await ask(here, "a" * 64 + ".example")
+    assert not raised.value.temporary
 
 
 async def test_login_error_is_shared() -> None:
