@@ -145,9 +145,10 @@ class Blobs:
         return access.kept_for
 
     async def _upload(self, job: Copy, blob: Descriptor) -> None:
+        # the general permit last: what waits for a slow registry must not take it from the others
         async with (
-            self._limiter,
             self._transport.streams(job.source.registry, job.target.registry),
+            self._limiter,
         ):
             transfer = Transfer(job.image, blob.digest, blob.size, self._clock())
             self.transfers[id(transfer)] = transfer

@@ -9,7 +9,8 @@ from __future__ import annotations
 import email.utils
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import anyio
@@ -20,6 +21,7 @@ __all__ = [
     "HostLimits",
     "RetryPolicy",
     "parse_retry_after",
+    "together",
 ]
 
 #: Retry-After is believed between these (seconds).
@@ -139,3 +141,38 @@ class HostLimits:
         self.gate = HostGate(clock=clock)
         self.breaker = CircuitBreaker(clock=clock)
         self.small = anyio.Semaphore(SMALL_LANE, fast_acquire=True)
+
+
+@asynccontextmanager
+async def together(permits: Sequence[anyio.Semaphore]) -> AsyncIterator[None]:
+    """One of each, all or none: who waits for one of them holds none of the others.
+
+    So nobody waits in a circle, and a host whose places are all taken by something slow keeps nobody from
+    another one's (as regclient's AcquireMulti). Args: each semaphore once.
+    """
+    await _take(permits)
+    try:
+        yield
+    finally:
+        for permit in permits:
+            permit.release()
+
+
+async def _take(permits: Sequence[anyio.Semaphore]) -> None:
+    lacking = permits[0]
+    while True:
+        await lacking.acquire()
+        taken = [lacking]
+        for permit in permits:
+            if permit is lacking:
+                continue
+            try:
+                permit.acquire_nowait()
+            except anyio.WouldBlock:
+                lacking = permit
+                break
+            taken.append(permit)
+        else:
+            return
+        for permit in taken:
+            permit.release()

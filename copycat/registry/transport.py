@@ -10,7 +10,7 @@ import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType, TracebackType
 from typing import Self, TypeVar
@@ -39,7 +39,7 @@ from copycat.registry.challenge import parse_challenges
 from copycat.registry.endpoint import Endpoint, endpoint
 from copycat.registry.hosts import HostConfig, HostPolicy, Proxies, TlsContexts
 from copycat.registry.keychain import Keychain
-from copycat.registry.limits import GATE_PATIENCE, HostLimits, RetryPolicy
+from copycat.registry.limits import GATE_PATIENCE, HostLimits, RetryPolicy, together
 from copycat.registry.quota import PullQuotas, Quota
 from copycat.registry.sender import Sender
 from copycat.registry.singleflight import SingleFlight
@@ -159,14 +159,12 @@ class Transport:
 
     @asynccontextmanager
     async def streams(self, *registries: str) -> AsyncIterator[None]:
-        """Permits for one blob stream at each of the registries.
+        """Permits for one blob stream at each of the registries, one per host, all of them or none.
 
-        Taken in sorted order, one per host, so that copies from A to B and from B to A cannot wait
-        for each other in a circle.
+        So copies from A to B and from B to A cannot wait for each other in a circle, and what waits for
+        a slow registry holds no place at the other one.
         """
-        async with AsyncExitStack() as stack:
-            for registry in sorted(set(registries)):
-                await stack.enter_async_context(self._host(registry).streams)
+        async with together([self._host(name).streams for name in sorted(set(registries))]):
             yield
 
     async def fetch(self, registry: str, call: Call) -> Reply:

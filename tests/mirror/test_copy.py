@@ -25,12 +25,15 @@ from copycat.mirror.copy import (
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import Document, Manifest, parse_document
 from copycat.registry.bandwidth import Bandwidth
+from copycat.registry.hosts import HostConfig
 from copycat.registry.target import Target
 from copycat.sandbox import images
 from copycat.sandbox.images import Image
 from copycat.sandbox.ledger import Phase
+from copycat.sandbox.registry import Registry
 from copycat.sandbox.store import StoredManifest
 from tests.mirror.conftest import Bench
+from tests.registry.support import world
 
 SHARED = images.layer(4096, seed="shared")
 
@@ -365,6 +368,42 @@ async def test_transfers(bench: Bench) -> None:
     assert bench.copier.blobs.transfers == {}
     assert (shown[0].pulled, shown[0].pushed) == (layer.size, layer.size)
     assert counts == {"pull": image.blob_bytes, "push": image.blob_bytes}
+
+
+async def test_a_slow_source_takes_no_place_of_others(bench: Bench) -> None:
+    """Blobs that wait for the streams of a source that stands still leave the places in flight to other sources."""
+    gate = anyio.Event()
+    async with Registry() as fast:
+        slow = bench.source.address
+        own = {name: HostConfig(host=name, insecure=True, concurrency=1) for name in (slow,)}
+        async with world(bench.target.address, fast.address, hosts=own) as here:
+            copier = Copier(
+                Blobs(
+                    transport=here.transport,
+                    target=Target(here.transport, bench.target.address),
+                    metrics=here.metrics,
+                    max_transfers=2,
+                )
+            )
+            layers = tuple(images.layer(SMALL * 2, seed=f"slow {n}") for n in range(4))
+            large = bench.source.add("team/slow", images.image(layers=layers))
+            small = fast.add("team/fast", images.image())
+            held = bench.source.fail(Phase.GET_BLOB, times=None, hold=gate, stall_at=SMALL)
+
+            def wanted(registry: str, name: str) -> Copy:
+                return Copy(
+                    source=here.source(registry, name),
+                    target=here.target(bench.target.address, f"copy/{name}"),
+                    image=name,
+                )
+
+            with anyio.fail_after(10):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(copier.copy, wanted(slow, "team/slow"), large.document)
+                    await held.reached.wait()
+                    await anyio.wait_all_tasks_blocked()
+                    await copier.copy(wanted(fast.address, "team/fast"), small.document)
+                    gate.set()
 
 
 # What was lost

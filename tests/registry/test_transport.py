@@ -761,6 +761,41 @@ async def test_streams_in_a_circle() -> None:
     assert done == 3
 
 
+@pytest.mark.parametrize("slow", ["a.io", "z.io"])
+async def test_waiting_for_one_host_holds_no_other(slow: str) -> None:
+    """Copies that wait for a source whose streams stand still leave the target's to other sources."""
+    stuck, done = anyio.Event(), anyio.Event()
+    hosts = {slow: HostConfig(host=slow, concurrency=1)}
+
+    async def stands(here: World) -> None:
+        async with here.transport.streams(slow, "m.io"):
+            stuck.set()
+            await done.wait()
+
+    async with world(hosts=hosts, concurrency=2) as here, anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(stands, here)
+        await stuck.wait()
+        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(5):
+            async with here.transport.streams("other.io", "m.io"):
+                done.set()
+
+
+async def test_cancelled_while_waiting_for_streams() -> None:
+    """Who is cancelled while it waits holds nothing afterwards."""
+    async with world(concurrency=1) as here:
+        for busy in ("a.io", "b.io"):
+            async with here.transport.streams(busy):
+                with anyio.move_on_after(0.01) as waiting:
+                    async with here.transport.streams("a.io", "b.io"):
+                        pytest.fail("it is busy")
+                assert waiting.cancelled_caught
+        with anyio.fail_after(5):
+            async with here.transport.streams("a.io", "b.io"):
+                pass
+
+
 @pytest.mark.parametrize(("registry", "most"), [("docker.io", 4), ("quay.io", 16), ("own.io", 2)])
 async def test_streams_per_host(registry: str, most: int) -> None:
     """Docker Hub has four streams, others the general figure or their own."""
