@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -44,6 +45,19 @@ def test_a_name_that_is_not_generated_yet(kind: str) -> None:
     assert names == [("migrate", "migrate")]
 
 
+def test_json_is_read_as_json() -> None:
+    """A large `kubectl get -o json` takes moments: it is no YAML until it fails as JSON, as two documents do."""
+    items = [
+        {**POD, "metadata": {"name": f"p{n}", "labels": {"x": "y" * 999}}} for n in range(5000)
+    ]
+    started = time.perf_counter()
+    text = json.dumps({"kind": "List", "items": items}).encode()
+    assert len(read_manifests(text, origin="m")) == 5000
+    assert time.perf_counter() - started < 2
+    two = f"{json.dumps(POD)}\n---\n{json.dumps(POD)}"
+    assert len(read_manifests(two.encode(), origin="m")) == 2
+
+
 def test_objects_of_one_name() -> None:
     """Two objects of one kind, namespace and name do not hide each other's images, also over several files."""
     jobs = [
@@ -76,6 +90,10 @@ def test_items_of_a_typed_list() -> None:
     [
         pytest.param(b"a: [", "line", id="yaml"),
         pytest.param(b"\xff\xfe\xff", "not readable", id="bytes"),
+        pytest.param(b'{"kind": "Pod",,}', "not readable as YAML or JSON at line 1", id="json"),
+        pytest.param(b"kind: Pod\non: 2020-02-31", "not readable", id="no date"),
+        pytest.param(b"[" * 5_000, "not readable", id="nested"),
+        pytest.param(b'{"a":' * 5_000, "not readable", id="nested json"),
         pytest.param(b"---\n---\njust text", "document 2 is no Kubernetes object", id="text"),
         pytest.param(b"[1, 2]", "document 1 is no Kubernetes object", id="array"),
         pytest.param(b"image: {tag: 1}", "it has no kind", id="values"),
