@@ -251,6 +251,9 @@ class Controller:
             self._look_again(rivals)
         elif any(self._wrote_since(rival, self._clock() - seconds) for rival in rivals):
             self._look_again([request])
+        elif set(need.rivals) > {rival.source for rival in rivals}:
+            # one of them let go while this went on
+            self._look_again([request])
         self._observer.finished(request, result)
         entry = self.inventory.entries.get(request)
         # forced while this attempt ran: the pass means the next one
@@ -338,15 +341,17 @@ class Controller:
         now = self._clock()
         for entry in self.inventory.orphans():
             record = self.ledger.get(entry.request)
+            if not entry.let_go:
+                # the tag is for those that still run
+                entry.let_go = True
+                self._look_again(self.inventory.rivals(entry.request))
             settled = bool(entry.verdict) or (record is not None and record.protected)
             if not settled and now - (entry.orphaned_at or now) < ORPHAN_LIFE:
                 continue
             if entry.request in self.queue.processing:
                 continue
             self._passes.tried(entry.request, failed=False)
-            rivals = self.inventory.rivals(entry.request)
             self.inventory.forget(entry.request)
-            self._look_again(rivals)
             self.ledger.forget(entry.request)
             if self._pulls is not None:
                 self._pulls.forget(entry.request)

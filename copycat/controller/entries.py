@@ -44,6 +44,8 @@ class Entry:
     orphaned_at: float | None = None
     last_user: Workload | None = None
     """Who used it last, once nobody does: it is still wanted for a while, and on whose behalf matters."""
+    let_go: bool = False
+    """Nobody uses it any more, and those that want the same tag were told."""
     forced: bool = False
     """Look at source and target anew at the next attempt."""
 

@@ -169,6 +169,7 @@ class Inventory:
         entry = self.entries.get(request)
         if entry is not None:
             entry.orphaned_at = entry.last_user = None
+            entry.let_go = False
             return entry.request
         entry = Entry(request, self._clock(), self._verdict(request.source))
         self.entries[request] = entry
@@ -260,9 +261,15 @@ class Inventory:
         )
 
     def rivals(self, request: MirrorRequest) -> tuple[MirrorRequest, ...]:
-        """Requests of other sources that want the same tag in the same repository."""
+        """Requests of other sources that want the same tag in the same repository.
+
+        What nothing uses any more, and is still to be copied, has no claim against what is in use.
+        """
         claimants = self._claims.get((request.repository, request.source.tag or ""), set())
-        return tuple(sorted(c for c in claimants if c.source.name != request.source.name))
+        others = (c for c in claimants if c.source.name != request.source.name)
+        if self._users(request):
+            others = (c for c in others if self._users(c))
+        return tuple(sorted(others))
 
     def askers(self, request: MirrorRequest) -> Collection[Workload]:
         """On whose behalf it is asked for: who uses it, or if nobody does any more, who did last."""

@@ -111,6 +111,18 @@ async def test_nobodys_content(rivals: Rivals) -> None:
         assert rivals.tag() == rivals.contents[1].digest
 
 
+async def test_a_claimant_that_never_came(rivals: Rivals) -> None:
+    """The first by name is not at its source: while something uses it the tag waits for it, then the other gets it."""
+    rivals.first.tags[REPOSITORY].clear()
+    rivals.use(rivals.first, rivals.second)
+    async with rivals.world.running(**rivals.flags) as program:
+        await in_state(program, rivals.reference(rivals.first), "failed")
+        await in_state(program, rivals.reference(rivals.second), "conflict")
+        rivals.world.api.delete("deployments", "demo", "first-0")
+        await in_state(program, rivals.reference(rivals.second), "protected")
+        assert rivals.tag() == rivals.contents[1].digest
+
+
 async def test_a_newer_digest_of_the_owner(rivals: Rivals) -> None:
     """The tag's owner may move it: a source's own newer digest is no conflict."""
     rivals.use(rivals.first, rivals.second)

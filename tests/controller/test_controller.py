@@ -82,7 +82,7 @@ class Script:
         answer = self.answers.pop(0) if self.answers else good()
         if isinstance(answer, anyio.Event):
             await answer.wait()
-            answer = good()
+            answer = good(state="conflict" if need.rivals else "protected")
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -293,6 +293,21 @@ async def test_a_forced_pass_ends_what_is_held() -> None:
         assert not ended.failed
         assert world.tried == 4
         assert controller.protected() == 2
+
+
+async def test_a_rival_that_lets_go_during_the_attempt() -> None:
+    """What it was a rival for is looked at again at once: the conflict may be none any more."""
+    gate = anyio.Event()
+    rival = template("docker.io/team/app:1", name="other")
+    world = World(bad(TERMINAL), gate)
+    async with world.working() as controller:
+        await world.see(rival)
+        await world.see(template(APP))
+        controller.observe(rival, None)
+        await wait_all_tasks_blocked()
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert [len(need.rivals) for _, need in world.mirror.needs] == [0, 1, 0]
 
 
 @pytest.mark.parametrize("state", ["tag_held", "conflict"])

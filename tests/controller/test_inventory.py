@@ -174,6 +174,20 @@ def test_jobs_name_the_owners_of_their_pods() -> None:
     assert known._job_owners == {}
 
 
+def test_what_nothing_uses_claims_nothing() -> None:
+    """A claimant whose last user is gone stands back behind those in use; among those that are all gone nobody does."""
+    known = inventory("all/", allowed_registries=())
+    images = ("quay.io/a/b:1", "ghcr.io/a/b:1")
+    pods = [workload("Pod", name, image) for name, image in zip("xy", images, strict=True)]
+    for pod in pods:
+        known.observe(None, pod)
+    first, second = known.entries
+    known.observe(pods[0], None)
+    assert (known.rivals(first), known.rivals(second)) == ((second,), ())
+    known.observe(pods[1], None)
+    assert (known.rivals(first), known.rivals(second)) == ((second,), (first,))
+
+
 def test_rivals() -> None:
     """Sources that share a repository and tag know of each other until one is forgotten; the copy itself is none."""
     known = inventory("all/", allowed_registries=())
