@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import anyio
 import structlog
@@ -22,7 +23,6 @@ from copycat.config.settings import Settings
 from copycat.controller.inventory import Platforms
 from copycat.controller.pulls import Pulls
 from copycat.errors import ConfigError, CopycatError
-from copycat.kube.client import KubeClient
 from copycat.kube.secrets import Coverage, PullSecrets
 from copycat.kube.selection import Selection
 from copycat.metrics import Metrics
@@ -40,6 +40,9 @@ from copycat.registry.keychain import AccessKeychain, ChainKeychain, Keychain
 from copycat.registry.limits import RetryPolicy
 from copycat.registry.target import Target
 from copycat.registry.transport import Transport
+
+if TYPE_CHECKING:  # kr8s costs a tenth of a second, and `copycat mirror` has no cluster
+    from copycat.kube.client import KubeClient
 
 __all__ = ["Engine", "coverage_of", "make_pulls", "open_engine", "platforms_of", "selection_of"]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 
 import anyio
 import anyio.to_thread
@@ -170,3 +172,11 @@ async def test_two_sources_of_one_tag(world: World, same: bool) -> None:
         assert found["state"] == ("protected" if same else "conflict")
         assert found["bytesPulled"] > 0
         assert told[f"{first.address}/a:1"]["state"] == "protected"
+
+
+@pytest.mark.parametrize("library", ["kr8s", "httpx", "aiobotocore", "botocore"])
+def test_what_mirror_need_not_load(library: str) -> None:
+    """`copycat mirror` to a plain registry loads no client of a cluster or a cloud: they cost more than a small copy."""
+    code = f"import sys, copycat.cli, copycat.app.oneshot; sys.exit({library!r} in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == 0
