@@ -50,6 +50,8 @@ class Agenda:
         request = entry.request
         record = self._ledger.get(request)
         need = self._inventory.need(request, absent=record.absent if record else ())
+        if record is not None:
+            need = _grown(need, record)
         if record is None or record.result is None or entry.forced:
             return replace(need, check_anchors=entry.forced, check_signatures=entry.forced, known=record is not None and record.protected,
                            owned=record.owned if record else None)  # fmt: skip
@@ -110,3 +112,11 @@ class Agenda:
             if interval
         ]
         return (Priority.CHECK, min(waits)) if waits else None
+
+
+def _grown(need: Need, record: Record) -> Need:
+    """A narrowed copy never shrinks: what was wanted of it stays wanted, though nobody may run it any more."""
+    if need.platforms is None or not record.protected:
+        return need
+    before = record.platforms
+    return replace(need, platforms=None if before is None else need.platforms | before)

@@ -309,6 +309,11 @@ class Attempt:
             if self.need.check_signatures:
                 self.content.look_at(present)
             return await self._kept(present)
+        if present == whole:
+            # it never shrinks: the whole image serves these platforms too
+            return await self._whole(tag, present, whole)
+        if present is not None and await self.narrowing.is_wider(present, whole, platforms):
+            return await self._kept(present)
         root = await self.narrowing.select(await self.content.fetch(whole), platforms)
         if root.digest == whole:
             return await self._whole(tag, present, whole)

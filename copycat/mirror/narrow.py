@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from copycat.errors import PlatformMissing
+from copycat.errors import NotFound, PlatformMissing
 from copycat.mirror.content import Content
+from copycat.mirror.naming import subset_tag
 from copycat.mirror.policy import Policy
 from copycat.mirror.request import Need
+from copycat.oci.digest import Digest
 from copycat.oci.manifest import Document, Index
 from copycat.oci.platform import Platform
 from copycat.oci.reference import Reference
@@ -47,6 +49,19 @@ class Narrowing:
         if len(selection.children) + len(selection.attestations) == len(document.manifests):
             return document
         return document.narrowed(selection)
+
+    async def is_wider(
+        self, present: Digest, whole: Digest, platforms: frozenset[Platform]
+    ) -> bool:
+        """Whether a narrowed copy of this root stands at the target that has these platforms and more."""
+        try:
+            document = await self.content.target.get_manifest(present)
+        except NotFound:
+            return False
+        if not isinstance(document, Index):
+            return False
+        has = frozenset(document.platforms())
+        return has > platforms and await self.content.head(subset_tag(whole.hex, has)) == present
 
     def _judge(self, missing: Collection[Platform], document: Index) -> None:
         missing = [p for p in missing if p not in self.policy.ignore_missing_platforms]

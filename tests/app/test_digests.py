@@ -144,6 +144,36 @@ async def test_nodes_of_two_architectures(world: World) -> None:
     assert world.target.ledger.count(Phase.PUT_MANIFEST) == 0
 
 
+async def test_a_narrowed_copy_never_shrinks(world: World) -> None:
+    """A node's platform stays when its last Pod is gone, and the whole index when its idle template runs; restarts too."""
+    content = index(seed="a", platforms=PLATFORMS)
+    world.source.add("a", content, "1")
+    reference = world.image("a:1")
+    node(world, "n1", "amd64")
+    node(world, "n2", "arm64")
+    for name in ("n1", "n2"):
+        world.pod(f"p-{name}", reference, node=name)
+    flags = {"check_node_platform": True}
+    async with world.running(**flags) as program:
+        both = (await in_state(program, reference, "tag_only")).digest
+        world.api.delete("pods", "demo", "p-n2")
+        await until(lambda: program.facade.status().workloads == 1)
+        await program.facade.force_reconcile()
+        assert world.target.tags["mirror/a"]["1"] == both
+    async with world.running(**flags) as program:
+        await in_state(program, reference, "tag_only")
+        assert world.target.tags["mirror/a"]["1"] == both
+        world.deployment("idle", reference)
+        await in_state(program, reference, "protected")
+        world.api.delete("deployments", "demo", "idle")
+        await until(lambda: program.facade.status().workloads == 1)
+        await program.facade.force_reconcile()
+        assert world.target.tags["mirror/a"]["1"] == content.digest
+    async with world.running(**flags) as program:
+        await in_state(program, reference, "protected")
+    assert world.target.tags["mirror/a"]["1"] == content.digest
+
+
 async def test_a_narrowed_tag_is_what_runs(world: World) -> None:
     """digestPull and checkNodePlatform together: the tag is the node's part of what runs, before and after a restart."""
     old = index(seed="old", platforms=PLATFORMS)
