@@ -219,8 +219,8 @@ class Inventory:
     # Questions
 
     def workloads(self) -> int:
-        """How many selected workloads are known."""
-        return len(self._held)
+        """How many selected workloads of the cluster are known."""
+        return sum(kind != EXTRA for kind, _, _ in self._held)
 
     def group(self, request: MirrorRequest) -> str:
         """A namespace that uses the request: those take turns in the queue."""

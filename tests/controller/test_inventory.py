@@ -188,6 +188,14 @@ def test_what_nothing_uses_claims_nothing() -> None:
     assert (known.rivals(first), known.rivals(second)) == ((second,), (first,))
 
 
+def test_images_of_the_configuration_are_no_workloads() -> None:
+    """What extraImages names is mirrored and is no workload of the cluster."""
+    known = inventory()
+    known.observe(None, workload(EXTRA, "pause", "registry.k8s.io/pause:3.10"))
+    known.observe(None, workload("Pod", "x", "quay.io/a/b:1"))
+    assert (known.workloads(), len(known.entries)) == (1, 2)
+
+
 def test_rivals() -> None:
     """Sources that share a repository and tag know of each other until one is forgotten; the copy itself is none."""
     known = inventory("all/", allowed_registries=())
