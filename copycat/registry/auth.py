@@ -270,7 +270,8 @@ class Exchange:
         if status == 400:
             return bool(self._sent and _EXPIRED.search(body)) and await self._renew()
         if status == 403:
-            return (bool(_EXPIRED.search(body)) and await self._renew()) or self._next()
+            again = bool(_EXPIRED.search(body)) or self._wants_more(headers)
+            return (again and await self._renew()) or self._next()
         self._learn(headers)
         return await self._answer() or self._next()
 
@@ -290,6 +291,14 @@ class Exchange:
                 registry=self._endpoint.registry,
                 status=401,
             )
+
+    def _wants_more(self, headers: CIMultiDictProxy[str]) -> bool:
+        """Whether a 403 says that the token has too small a scope (RFC 6750, section 3.1), and which one it wants."""
+        bearer = find(parse_challenges(headers.getall("WWW-Authenticate", ())), "bearer")
+        if bearer is None or bearer.params.get("error") != "insufficient_scope":
+            return False
+        self._login.challenge = bearer
+        return True
 
     async def _answer(self) -> bool:
         """Whether the present candidate has an answer to the challenge that it has not given yet."""

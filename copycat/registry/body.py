@@ -20,7 +20,7 @@ __all__ = ["Beat", "close", "whole"]
 class Beat:
     """When the sink took its last chunk: one time stamp, looked at now and then, instead of a timer per chunk."""
 
-    __slots__ = ("begun", "clock", "error", "finished", "on_bytes", "since", "taken")
+    __slots__ = ("begun", "clock", "error", "finished", "moved", "on_bytes", "since", "taken")
 
     def __init__(self, clock: Callable[[], float], on_bytes: Callable[[int], None] | None) -> None:
         """Args: `clock` in seconds; `on_bytes` is told what the sink took."""
@@ -30,6 +30,8 @@ class Beat:
         self.since: float | None = None
         #: Bytes that the sink took.
         self.taken = 0
+        #: Bytes of a chunk that the sink has not taken whole yet.
+        self.moved = 0
         #: What the body raised: aiohttp hides it behind an error of its own.
         self.error: Exception | None = None
         self.finished = False
@@ -50,6 +52,11 @@ class Beat:
             raise
         self.finished = True
 
+    def moves(self, count: int) -> None:
+        """A piece of form D goes out, which lasts on a narrow line. The wire watches it, as all that it has whole."""
+        self.moved += count
+        self.since = None
+
     async def watch(self, silence: float) -> str:
         """Return when the body is to be cut off, with the reason: `stalled` or `slow`. Args: `silence` in seconds."""
         marked, taken = self.begun, 0
@@ -60,9 +67,10 @@ class Beat:
                 return "stalled"
             if now - marked < SLOW_WINDOW:
                 continue
-            if not self.finished and self.taken - taken < SLOW_RATE * (now - marked):
+            moved = self.taken + self.moved
+            if not self.finished and moved - taken < SLOW_RATE * (now - marked):
                 return "slow"
-            marked, taken = now, self.taken
+            marked, taken = now, moved
 
 
 async def whole(body: AsyncIterator[bytes]) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -40,6 +40,8 @@ class Call:
     body: bytes | None = None
     stream: AsyncIterable[bytes] | None = None
     """A body that can be sent once; `headers` must have its Content-Length."""
+    on_sent: Callable[[int], None] | None = None
+    """Told how many bytes of a large `body` went out, each time."""
     accept: frozenset[int] = frozenset()
     """Statuses besides 2xx that the caller handles."""
     limit: int = ERROR_LIMIT

@@ -6,7 +6,7 @@ memory, goes on from there (registry notes 2.3). Where it cannot say so the sess
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from copycat.errors import RegistryError, Throttled, Unavailable
 from copycat.registry.limits import GATE_PATIENCE
@@ -19,8 +19,17 @@ __all__ = ["Pieces"]
 class Pieces:
     """Sends one body into one session."""
 
-    def __init__(self, transport: Transport, session: Session, *, chunk: int, label: str) -> None:
-        """Args: `chunk` bytes make a piece; `label` is the registry's in metrics."""
+    def __init__(
+        self,
+        transport: Transport,
+        session: Session,
+        *,
+        chunk: int,
+        label: str,
+        on_sent: Callable[[int], None] | None = None,
+    ) -> None:
+        """Args: `chunk` bytes make a piece; `label` is the registry's in metrics; `on_sent` is told what goes out."""
+        self._on_sent = on_sent
         self._transport, self._session = transport, session
         self._chunk, self._label = chunk, label
 
@@ -41,7 +50,8 @@ class Pieces:
         end, failures = at + len(piece), 0
         while True:
             try:
-                await self._session.patch(piece[len(piece) - (end - at) :], at=at)
+                rest = piece[len(piece) - (end - at) :]
+                await self._session.patch(rest, at=at, on_sent=self._on_sent)
             except RegistryError as error:
                 failures += 1
                 if failures >= self._transport.retry.attempts or not _resumable(error):

@@ -6,7 +6,7 @@ Always with its newest Location, because a registry keeps the offset in there (r
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -86,8 +86,14 @@ class Session:
         )
         self._location = next_location(self._place, reply)
 
-    async def patch(self, body: bytes | AsyncGenerator[bytes], *, at: int | None = None) -> None:
-        """More bytes. Args: `at` is where a piece begins; None: the body is everything.
+    async def patch(
+        self,
+        body: bytes | AsyncGenerator[bytes],
+        *,
+        at: int | None = None,
+        on_sent: Callable[[int], None] | None = None,
+    ) -> None:
+        """More bytes. Args: `at` is where a piece begins, None: the body is everything; `on_sent` is told what goes out.
 
         Raises OffsetDiffers, TooLarge of a piece, and the registry errors.
         """
@@ -96,7 +102,9 @@ class Session:
         if at is not None and length:
             # `start-end` and nothing else: ACR rejects a unit (dotnet/sdk-container-builds#258).
             headers["Content-Range"] = f"{at}-{at + length - 1}"
-        reply = await self._send("PATCH", self._url, headers, body, accept=frozenset({416}))
+        reply = await self._send(
+            "PATCH", self._url, headers, body, accept=frozenset({416}), on_sent=on_sent
+        )
         if reply.status == 416:
             raise self._differs(reply)
         # The Range of the answer is not looked at: our own count is right, ECR's is stale (registry notes 2.2).
@@ -186,7 +194,9 @@ class Session:
         url: URL,
         headers: dict[str, str],
         body: bytes | AsyncGenerator[bytes],
+        *,
         accept: frozenset[int] = frozenset(),
+        on_sent: Callable[[int], None] | None = None,
     ) -> Reply:
         call = self._call(
             method,
@@ -197,6 +207,7 @@ class Session:
             silence=self._commit_wait(),
             accept=accept,
         )
+        call = replace(call, on_sent=on_sent)
         return await self._transport.fetch(self._place.registry, call)
 
     def _call(

@@ -203,7 +203,7 @@ class Upload:
 
                 tasks.start_soon(watch)
                 try:
-                    await self._sent(session, body)
+                    await self._sent(session, body, beat)
                     cut = ""
                 except RegistryError as error:
                     failure = error
@@ -222,7 +222,7 @@ class Upload:
         if cut:
             raise _Failed(self._unavailable("it stopped reading", "stalled"))
 
-    async def _sent(self, session: Session, body: AsyncGenerator[bytes]) -> None:
+    async def _sent(self, session: Session, body: AsyncGenerator[bytes], beat: Beat) -> None:
         if self._form is Form.WHOLE:
             await session.commit(body)
             return
@@ -231,7 +231,8 @@ class Upload:
         else:
             chunk = max(self._chunk, self._least_chunk)
             label = self._endpoint.label
-            await Pieces(self._transport, session, chunk=chunk, label=label).send(body)
+            pieces = Pieces(self._transport, session, chunk=chunk, label=label, on_sent=beat.moves)
+            await pieces.send(body)
         await session.commit()
 
     # Failures

@@ -7,6 +7,7 @@ is made with the certificates of its own host, and the login stays at the regist
 from __future__ import annotations
 
 import io
+import math
 import random
 import ssl
 import time
@@ -33,7 +34,7 @@ from copycat.registry.answers import (
     read_body,
     status_error,
 )
-from copycat.registry.calls import Answer, Call
+from copycat.registry.calls import WATCHDOG, Answer, Call
 from copycat.registry.echoes import without_echo
 from copycat.registry.endpoint import Endpoint
 from copycat.registry.hosts import (
@@ -208,14 +209,23 @@ class Wire:
         if session is None:
             raise RuntimeError("the transport is not open")
         context = await self._context(endpoint, url)
+        wait, silence = self._head_wait(call), self._request_timeout or WATCHDOG
+
+        def taken(count: int, left: int) -> None:
+            """Bytes that are taken are no silence; with the last of them the wait for the answer begins."""
+            pause = silence if left else wait
+            patience.deadline = math.inf if pause is None else anyio.current_time() + pause
+            if call.on_sent is not None:
+                call.on_sent(count)
+
         begun = self._clock()
         try:
-            with anyio.fail_after(self._head_wait(call)):
+            with anyio.fail_after(wait) as patience:
                 response = await session.request(
                     call.method,
                     url,
                     headers=headers,
-                    data=_payload(call),
+                    data=_payload(call, taken),
                     allow_redirects=False,
                     ssl=context,
                     proxy=self._proxies.get(url),
@@ -242,8 +252,8 @@ class Wire:
     def _head_wait(self, call: Call) -> float | None:
         """Seconds for the whole head of an answer: one that comes byte by byte is never silent."""
         silence = self._silence(call)
-        if silence is None or call.stream is not None or len(call.body or b"") > READ_BUFFER:
-            return None  # a body takes as long as it takes
+        if silence is None or call.stream is not None:
+            return None  # who sends a stream watches it
         return silence + 2 * self._connect_wait()
 
     def _timeout(self, silence: float | None) -> aiohttp.ClientTimeout:
@@ -340,7 +350,23 @@ def _form(call: Call) -> bytes:
     return call.body or b"" if is_form else b""
 
 
-def _payload(call: Call) -> bytes | io.BytesIO | AsyncIterable[bytes] | None:
+class _Counted(io.BytesIO):
+    """Bytes that tell when they are taken: aiohttp has no timer for a body that nobody reads."""
+
+    def __init__(self, data: bytes, taken: Callable[[int, int], None]) -> None:
+        """Args: `taken` is told how many bytes are, and how many are left."""
+        super().__init__(data)
+        self._size, self._taken = len(data), taken
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        piece = super().read(size)
+        self._taken(len(piece), self._size - self.tell())
+        return piece
+
+
+def _payload(
+    call: Call, taken: Callable[[int, int], None]
+) -> bytes | io.BytesIO | AsyncIterable[bytes] | None:
     if call.stream is not None:
         return call.stream
     if call.method == "PUT" and not call.retry:
@@ -348,7 +374,7 @@ def _payload(call: Call) -> bytes | io.BytesIO | AsyncIterable[bytes] | None:
         return _once(call.body or b"")
     # aiohttp writes large bytes in one piece, and warns about it.
     large = call.body is not None and len(call.body) > READ_BUFFER
-    return io.BytesIO(call.body or b"") if large else call.body
+    return _Counted(call.body or b"", taken) if large else call.body
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:

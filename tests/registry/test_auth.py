@@ -617,6 +617,34 @@ async def test_the_registry_knows_its_scope() -> None:
     assert scopes == ["repository:team/app:pull", "repository:proxy/team/app:pull"]
 
 
+@pytest.mark.parametrize("wants", ["pull,metadata", "nobody-has-this"])
+async def test_too_small_a_scope(wants: str) -> None:
+    """A 403 that names the scope it misses (RFC 6750) gets a token for that one, once; any other 403 does not."""
+    scopes: list[str] = []
+
+    def answer(seen: Seen) -> web.Response:
+        realm = f'Bearer realm="http://{seen.headers["Host"]}/token"'
+        if seen.target.startswith("/token"):
+            scopes.append(seen.target.partition("scope=")[2])
+            return web.json_response({"token": scopes[-1]})
+        if seen.target == "/v2/":
+            return web.Response(status=401, headers={"WWW-Authenticate": realm})
+        if seen.headers.get("Authorization", "").endswith(":pull,metadata"):
+            return web.Response(body=b"{}")
+        more = f'{realm},scope="repository:team/app:{wants}",error="insufficient_scope"'
+        return web.Response(status=403, headers={"WWW-Authenticate": more})
+
+    async with scripted(answer, pings=True) as script, world(script.address) as here:
+        source = here.source(script.address)
+        if wants == "pull,metadata":
+            await source.get_blob(described(b"{}"))
+        else:
+            with pytest.raises(Denied):
+                await source.get_blob(described(b"{}"))
+
+    assert scopes == ["repository:team/app:pull", f"repository:team/app:{wants}"]
+
+
 async def test_400_of_another_kind() -> None:
     """A 400 that speaks of no token is not a question of the login."""
     handler = tokens(lambda _: ok())

@@ -88,6 +88,16 @@ async def test_slow(steps: list[tuple[float, int]], said: str) -> None:
     assert await watched(Beat(clock, None), clock, steps) == said
 
 
+async def test_a_piece_moves() -> None:
+    """What goes out of a piece is movement, and the piece is no chunk that the sink holds."""
+    clock = Clock()
+    beat = Beat(clock, None)
+    beat.since = clock()
+    beat.moves(ENOUGH)
+    assert await watched(beat, clock, [(SLOW_WINDOW, 0)]) == ""
+    assert await watched(beat, clock, [(SLOW_WINDOW, 0), (SLOW_WINDOW, 0)]) == "slow"
+
+
 async def test_waiting_for_the_answer_is_not_slow() -> None:
     """Once the body is out, the time that storing it takes is no slowness."""
     clock = Clock()

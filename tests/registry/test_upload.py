@@ -447,6 +447,51 @@ async def test_pieces() -> None:
         assert (b.violations, b.sessions) == ([], 0)
 
 
+async def test_stops_reading_a_piece() -> None:
+    """A target that stops reading a piece, the last one too, is cut off and asked how far it got."""
+    data = LARGE * 16  # more than the buffers of both sides hold
+    async with Registry() as b:
+        fault = b.fail(Phase.UPLOAD_BODY, stall_at=MIB)
+        async with world(b.address, request_timeout=0.3) as here:
+            endpoint = here.transport.endpoint(b.address)
+            endpoint.form, endpoint.chunk = Form.CHUNKED, 2 * len(data)
+            with anyio.fail_after(20):
+                await here.target(b.address).upload_blob(blob(data), sent(data))
+
+        assert fault.hits == 1
+        assert b.blobs["copy/app"][str(blob(data).digest)] == data
+
+
+async def test_a_piece_on_a_narrow_line() -> None:
+    """A piece that takes longer than requestTimeout, but moves, is not cut."""
+    data = LARGE * 4
+    pieces: list[int] = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        if request.method == "PATCH":
+            read = 0
+            while chunk := await request.content.readany():
+                read += len(chunk)
+                await anyio.sleep(len(chunk) / (8 * MIB))
+            pieces.append(read)
+        status = {"GET": 200, "POST": 202, "PATCH": 202, "PUT": 201}.get(request.method, 404)
+        return web.Response(status=status, headers={"Location": "/v2/copy/app/blobs/uploads/1"})
+
+    runner = web.ServerRunner(web.Server(answer), shutdown_timeout=0.2)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    address = "{}:{}".format(*runner.addresses[0][:2])
+    try:
+        async with world(address, request_timeout=0.4) as here:
+            endpoint = here.transport.endpoint(address)
+            endpoint.form, endpoint.chunk = Form.CHUNKED, len(data) - MIB
+            await here.target(address).upload_blob(blob(data), sent(data))
+    finally:
+        await runner.cleanup()
+
+    assert pieces == [len(data) - MIB, MIB]
+
+
 async def test_too_large_for_every_piece() -> None:
     """A limit under the least piece is an error that says what it is."""
     async with Registry() as b:
