@@ -41,6 +41,7 @@ from copycat.config.values import (
     choice,
 )
 from copycat.registry.ecr.settings import EcrSettings
+from copycat.registry.globs import go_match
 
 __all__ = [
     "Docker",
@@ -243,6 +244,20 @@ class PathMapRule(Part):
         return self
 
 
+def aliases(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Patterns of hosts in lower case. Raises ValueError for one that Go would not take."""
+    found = tuple(alias.lower() for alias in given)
+    for number, alias in enumerate(found, 1):
+        try:
+            go_match(alias, "")
+        except ValueError:
+            raise ValueError(
+                f"expected hosts, with wildcards as Go's filepath.Match knows them; number {number} has a bracket that is"
+                " not closed or is empty, or ends in a backslash"
+            ) from None
+    return found
+
+
 class RegistryCredential(Part):
     """Credentials for a source registry."""
 
@@ -251,7 +266,7 @@ class RegistryCredential(Part):
     ]
     registry_aliases: Annotated[
         Texts,
-        AfterValidator(lambda aliases: tuple(alias.lower() for alias in aliases)),
+        AfterValidator(aliases),
         Key("Further hosts, with wildcards as Go's `filepath.Match` knows them (`*.docker.io`)."),
     ] = ()
     username: Annotated[Text, Key("User name.")] = ""

@@ -278,6 +278,11 @@ def test_every_problem_comes_at_once_with_its_origin(write: Write) -> None:
         ("registries: [{host: a.b, endpoints: ['ftp://x']}]", "registries[0].endpoints[0]", "http"),
         ("registryCredentials: [{registry: a.b}]", "registryCredentials[0]", "expected a token"),
         (
+            "registryCredentials: [{registry: a.b, registryAliases: [c.d, '[e'], token: x}]",
+            "registryCredentials[0].registryAliases",
+            "number 2 has a bracket",
+        ),
+        (
             "registryCredentials: [{registry: a.b, tokenEnv: 'ghp-x'}]",
             "registryCredentials[0].tokenEnv",
             "name of an environment variable",
