@@ -6,8 +6,8 @@ The recipe is that of client-go's reflector (`tools/cache/reflector.go`):
    server does not serve that, as a list in pages. The copy is replaced when the state is complete.
 2. The watch goes on from the version that was reached. It ends every few minutes, which is no
    error, and begins again at the same version; so do streams that break or fall silent.
-3. Only a version that the server has forgotten (410), or an error that says that events may be
-   lost, makes it list again.
+3. Only a version that the server has forgotten (410), one that it has not reached (its etcd was
+   restored), or an error that says that events may be lost, makes it list again.
 
 Changes are told to a plain function that is never awaited: a watch that is read slowly is cut by the
 server. One kind that is forbidden does not disturb the others: it says so and tries again.
@@ -19,16 +19,17 @@ import math
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Generic
 
 import anyio
 import msgspec
 
-from copycat.errors import KubeError, KubeExpired, KubeUnavailable
+from copycat.errors import KubeDenied, KubeError, KubeExpired, KubeUnavailable
 from copycat.kube.backoff import Backoff
 from copycat.kube.cache import Cache, Key, Share, T
 from copycat.kube.client import KubeClient
-from copycat.kube.refusal import SILENCE, refusal
+from copycat.kube.refusal import SILENCE, nobody_there, refusal
 from copycat.kube.wire import EVENT, HEAD, INITIAL_END, PAGE, Head, Lines, Page, collector_paused
 from copycat.logs import get_logger
 from copycat.metrics import Metrics
@@ -128,6 +129,7 @@ class Informer(Generic[T]):
         self._cause = "start"
         self._resync_at = math.inf
         self._too_large = 0
+        self._outage = False
         self._lines_seen = 0
         self._failing = ""
         self._synced_gauge = Share(metrics.watch_synced.labels(resource))
@@ -165,6 +167,8 @@ class Informer(Generic[T]):
         if self._clock() >= self._resync_at:
             self._forget("resync")
         try:
+            if self._outage and self._version is not None:
+                await self._ask_for_version(self._version)
             if self._version is not None or self._watch_list:
                 return await self._watch()
             await self._list()
@@ -173,6 +177,22 @@ class Informer(Generic[T]):
         except KubeError as error:
             return self._after(error, event=False)
         return 0.0
+
+    async def _ask_for_version(self, version: str) -> None:
+        """After an outage the server may have less than we saw: its etcd was restored from a copy.
+
+        A watch from a version that is still to come is accepted, and says nothing. A list does not: it is
+        "Too large resource version". One object is asked for, once for each outage.
+        """
+        params = {
+            **self._selector,
+            "limit": "1",
+            "resourceVersion": version,
+            "resourceVersionMatch": "NotOlderThan",
+        }
+        with suppress(KubeDenied):  # who may watch but not list must do without
+            await self._client.request("GET", self._path, params=params)
+        self._outage = False
 
     # The first state, and every later one
 
@@ -308,6 +328,7 @@ class Informer(Generic[T]):
     def _after(self, error: KubeError, *, event: bool) -> float:
         """What follows from a failure; the seconds to wait. `event` tells an ERROR event from a refused request."""
         self._count(error)
+        self._outage = self._outage or nobody_there(error)
         starting = self._version is None
         if isinstance(error, KubeExpired):
             self._forget("expired")

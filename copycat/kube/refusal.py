@@ -24,7 +24,7 @@ from copycat.errors import (
     printable,
 )
 
-__all__ = ["SILENCE", "Status", "refusal", "translated"]
+__all__ = ["SILENCE", "Status", "nobody_there", "refusal", "translated"]
 
 #: The reason of an error that says that an open stream sent nothing for too long.
 SILENCE = "silence"
@@ -99,3 +99,8 @@ def translated(what: str, *, timeout_reason: str = "timeout") -> Iterator[None]:
         cause = printable(str(error)) or type(error).__name__
         message = f"The Kubernetes API could not be reached for {what}: {cause}"
         raise KubeUnavailable(message, reason="connection") from error
+
+
+def nobody_there(error: KubeError) -> bool:
+    """Whether no connection came about at all, so that the server may be another one when it answers again."""
+    return isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout)

@@ -178,6 +178,11 @@ class KubeApi:
         self.store.compact()
         self._handler.snapshots.clear()
 
+    def rewind(self, version: int) -> None:
+        """Restore the state of a version, from which versions are counted on; the server must be stopped."""
+        self.store.rewind(version)
+        self._handler.snapshots.clear()
+
     def hang(self) -> None:
         """Accept requests and answer none, until `resume`; open watches go on."""
         self._handler.answering = anyio.Event()

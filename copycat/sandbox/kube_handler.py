@@ -193,6 +193,10 @@ class Handler:
                 )
                 raise Refusal(410, message)
             return number, start
+        wanted = request.query.get("resourceVersion") or "0"
+        if request.query.get("resourceVersionMatch") and int(wanted) > self.store.version:
+            message = f"Too large resource version: {wanted}, current: {self.store.version}"
+            raise Refusal(504, message)
         view = View.of(entry.namespace, request.query)
         items = [item for item in collection.sorted() if view.matches(item)]
         number = len(self.requests)

@@ -173,6 +173,21 @@ class Collection:
         self._cut(bisect_right(self._versions, version))
         self.floor = version
 
+    def rewind(self, version: int) -> None:
+        """Undo what changed after a version that the history still reaches, and forget it."""
+        start = bisect_right(self._versions, version)
+        for change in reversed(self._history[start:]):
+            if change.before is not None and change.after is None:
+                # the last state has the version of its deletion
+                before = Stored.of(change.before.decode(), version)
+                self.objects[before.key] = before
+            elif change.before is not None:
+                self.objects[change.before.key] = change.before
+            elif change.after is not None:
+                del self.objects[change.after.key]
+        del self._history[start:]
+        del self._versions[start:]
+
     def wake(self) -> None:
         """Let every watch look again."""
         self._changed.set()
@@ -245,6 +260,12 @@ class Store:
         """Forget all history, as etcd and the watch cache do after a compaction and a restart."""
         for collection in self:
             collection.compact(self.version)
+
+    def rewind(self, version: int) -> None:
+        """Go back to a version, as an etcd that is restored from a copy of then."""
+        for collection in self:
+            collection.rewind(version)
+        self.version = version
 
 
 def _complete(resource: Resource, item: Object) -> Object:

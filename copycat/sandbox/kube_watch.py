@@ -93,9 +93,6 @@ class Watch:
             raise Refusal(422, "resourceVersionMatch is forbidden for watch")
         if version and not version.isdigit():
             raise Refusal(400, f"Invalid value: {version!r}: resourceVersion")
-        if version and int(version) > self._store.version:
-            message = f"Too large resource version: {version}, current: {self._store.version}"
-            raise Refusal(504, message)
 
     def refuse(self, request: web.Request) -> None:
         """Let a fault answer in the watch's place; raises Refusal or breaks the connection."""
@@ -129,7 +126,7 @@ class Watch:
         with anyio.move_on_after(self._timeout):
             if not await self._follow(request, response):
                 return response
-        if self._bookmarks:
+        if self._bookmarks and self._position <= self._store.version:
             await response.write(self._bookmark(self._store.version))
         return response
 
@@ -161,7 +158,8 @@ class Watch:
                 continue
             if self._bookmarks and anyio.current_time() >= due:
                 due = anyio.current_time() + self._settings.bookmark_every
-                await response.write(self._bookmark(self._store.version))
+                if self._position <= self._store.version:
+                    await response.write(self._bookmark(self._store.version))
                 continue
             with anyio.CancelScope(deadline=due if self._bookmarks else math.inf):
                 await self._collection.changed()

@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -117,12 +117,16 @@ class KubeServer:
         time.sleep(down)
         self._start_apiserver()
 
-    def restart(self) -> None:
-        """Kills kube-apiserver and etcd, and starts both anew with what etcd kept."""
+    def restart(self, *, swap: Callable[[Path], None] = lambda data: None) -> None:
+        """Kills kube-apiserver and etcd, and starts both anew with what etcd kept.
+
+        Args: `swap` is given the directory of etcd's data while nothing runs.
+        """
         for name in ("kube-apiserver", "etcd"):
             process = self._processes.pop(name)
             process.kill()
             process.wait()
+        swap(self.directory / "etcd")
         self._start_etcd()
         self._start_apiserver()
 

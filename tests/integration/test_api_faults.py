@@ -6,6 +6,7 @@ Both dry modes are on: what counts is that the inventory is what the cluster hol
 from __future__ import annotations
 
 import re
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,15 @@ pytestmark = [
         *("kube-apiserver", "etcd", "kube-controller-manager"),
     ),
 ]
+
+
+#: A configuration that asks no registry, of a whole cluster.
+DRY = {
+    "targetKind": "docker",
+    "docker": {"registry": "registry.example"},
+    "dryRun": True,
+    "dryPull": True,
+}
 
 
 def watching(setup: Setup, kubeconfig: Path | None = None, **settings: Any) -> Copycat:
@@ -97,6 +107,45 @@ def test_control_plane_that_is_killed(setup: Setup, workloads: Workloads) -> Non
         wait_used(program, "before", "after")
         assert program.answers(f"{program.health}/healthz") == 200
         program.wait_ready()
+
+
+def test_etcd_that_is_restored(tmp_path: Path) -> None:
+    """etcd comes back from an older copy, so versions go back: what was lost is forgotten, what comes is seen.
+
+    A watch from a version that is still to come would say nothing, and no error either.
+    """
+    copied = tmp_path / "copied"
+    with KubeServer() as kube:
+        kubectl = Kubectl(kube.kubeconfig)
+        kubectl("create", "namespace", "here")
+        workloads = Workloads(kubectl, "here")
+        workloads.deployment("kept", "example.com/kept:1", replicas=0)
+
+        def copy(data: Path) -> None:
+            shutil.copytree(data, copied)
+
+        kube.restart(swap=copy)
+        with Copycat(tmp_path / "copycat", DRY, kube.kubeconfig) as program:
+            # more changes than a start of the API server makes
+            where = {"apiVersion": "v1", "kind": "ConfigMap"}
+            kubectl.apply(
+                *({**where, "metadata": {"name": f"n{n}", "namespace": "here"}} for n in range(100))
+            )
+            workloads.deployment("lost", "example.com/lost:1", replicas=0)
+            wait_used(program, "kept", "lost")
+
+            def restore(data: Path) -> None:
+                shutil.rmtree(data)
+                copied.rename(data)
+                failed = (
+                    'k8s_copycat_watch_errors_total{reason="connection",resource="deployments"}'
+                )
+                until(lambda: program.metric(failed) >= 2, "nobody is there")
+
+            kube.restart(swap=restore)
+            workloads.deployment("fresh", "example.com/fresh:1", replicas=0)
+            wait_used(program, "kept", "fresh")
+            assert relists(program, "deployments", "version") == 1
 
 
 @pytest.fixture
@@ -212,14 +261,8 @@ def test_watch_list(tmp_path: Path, served: bool) -> None:
         workloads = Workloads(kubectl, "here")
         for number in range(5):
             workloads.pod(f"pod-{number}", f"example.com/pod-{number}:1")
-        config = {
-            "targetKind": "docker",
-            "docker": {"registry": "registry.example"},
-            "dryRun": True,
-            "dryPull": True,
-        }
         before = lists(kubectl, "cronjobs")
-        with Copycat(tmp_path / "copycat", config, kube.kubeconfig) as program:
+        with Copycat(tmp_path / "copycat", DRY, kube.kubeconfig) as program:
             wait_used(program, *(f"pod-{number}" for number in range(5)))
             workloads.delete("pod", "pod-0")
             workloads.pod("pod-9", "example.com/pod-9:1")

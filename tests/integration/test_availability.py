@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -155,6 +156,24 @@ def test_leader_that_is_cut_off(
             status = get_json(f"{first.admin}/api/v1/status")
             assert status["leading"] is False
             assert leaders(programs) == [second]
+
+
+def test_leader_that_is_frozen(setup: Setup, source: DockerRegistry, workloads: Workloads) -> None:
+    """The leader's process stands still for longer than its Lease: when it goes on, it sees that another leads."""
+    with replicas(setup, source.address, 2) as (first, second):
+        second.wait_ready()
+        first.process.send_signal(signal.SIGSTOP)
+        successor([second])
+        push(single_image("meanwhile"), source.address, "mean/while", "1")
+        workloads.pod("meanwhile", f"{source.address}/mean/while:1")
+        second.wait_states({f"{source.address}/mean/while:1": "protected"})
+        position = setup.target.position()
+        first.process.send_signal(signal.SIGCONT)
+        first.wait_for_log(lambda entry: entry["msg"] == "leading no more")
+        assert leaders([first, second]) == [second]
+        assert not any(request.writes for request in setup.target.requests(start=position))
+        assert first.answers(f"{first.health}/healthz") == 200
+        assert first.answers(f"{first.health}/readyz") == 200
 
 
 def test_api_that_hangs(setup: Setup, source: DockerRegistry, workloads: Workloads) -> None:

@@ -150,16 +150,15 @@ async def test_a_token_that_ends(api: KubeApi, tmp_path: Path) -> None:
     assert asked(api).count("list") == 1
 
 
-async def test_how_long_a_watch_lasts(api: KubeApi, client: KubeClient) -> None:
+@pytest.mark.parametrize(("jitter", "seconds"), [(0.0, "300"), (0.5, "450"), (1.0, "600")])
+async def test_how_long_a_watch_lasts(
+    api: KubeApi, client: KubeClient, jitter: float, seconds: str
+) -> None:
     """Five to ten minutes, so that the watches of many kinds and replicas do not end together."""
-    lengths = []
-    for jitter in (0.0, 0.5, 1.0):
-        one = Follower(client, watch_list=False, jitter=lambda jitter=jitter: jitter)
-        async with one.running():
-            await until(lambda: api.watching("pods") == 1)
-        await until(lambda: api.watching("pods") == 0)
-        lengths.append(api.requests[-1].query["timeoutSeconds"])
-    assert lengths == ["300", "450", "600"]
+    one = Follower(client, watch_list=False, jitter=lambda: jitter)
+    async with one.running():
+        await until(lambda: api.watching("pods") == 1)
+    assert api.requests[-1].query["timeoutSeconds"] == seconds
 
 
 async def test_pages_change_nothing(api: KubeApi, client: KubeClient) -> None:
@@ -184,3 +183,56 @@ async def test_pages_change_nothing(api: KubeApi, client: KubeClient) -> None:
     # before the list, and after its first and second page
     assert between[:3] == [told] * 3
     assert api.count("list", "pods") == 6
+
+
+@pytest.mark.parametrize("watch_list", [True, False], ids=["watch-list", "list"])
+async def test_an_older_copy_of_etcd(api: KubeApi, client: KubeClient, watch_list: bool) -> None:
+    """After an outage versions may have gone back: a watch would say nothing, so the version is asked for."""
+    for number in range(3):
+        api.create("pods", pod(f"p{number}"))
+    copied = api.store.version
+    one = Follower(client, watch_list=watch_list)
+    async with one.running():
+        await until(lambda: api.watching("pods") == 1)
+        for number in range(3, 9):
+            api.create("pods", pod(f"p{number}"))
+        api.patch("pods", "shop", "p1", {"status": {"message": "lost"}})
+        api.delete("pods", "shop", "p2")
+        await until(lambda: one.matches(api))
+        await api.stop()
+        await until(
+            lambda: one.value("watch_errors_total", resource="pods", reason="connection") >= 2
+        )
+        api.rewind(copied)
+        await api.start()
+        await until(lambda: one.matches(api))
+        api.create("pods", pod("new"))
+        await until(lambda: one.matches(api))
+    assert one.value("watch_relists_total", resource="pods", reason="version") == 1
+
+
+async def test_an_outage_costs_one_question(api: KubeApi, client: KubeClient) -> None:
+    """One object is asked for when the server is back, not a list; if that is not allowed, the watch goes on without."""
+    api.create("pods", pod("p"))
+    one = Follower(client)
+
+    def failures() -> float:
+        return one.value("watch_errors_total", resource="pods", reason="connection")
+
+    async with one.running():
+        for number in range(2):
+            await until(lambda: api.watching("pods") == 1)
+            wanted = failures() + 3
+            await api.stop()
+            with anyio.fail_after(5):
+                while failures() < wanted:  # noqa: ASYNC110 -- a metric sets no event
+                    await anyio.sleep(0.005)
+            if number == 1:
+                api.forbid("pods", verbs=["list"])
+            await api.start()
+            api.create("pods", pod(f"p{number}"))
+            await until(lambda: one.matches(api))
+    lists = [r.query for r in api.requests if r.verb == "list"]
+    assert [query["limit"] for query in lists] == ["1", "1"]
+    assert one.value("watch_relists_total", resource="pods", reason="start") == 1
+    assert not one.informer.denied

@@ -145,7 +145,12 @@ async def test_cluster_scope(http: Session, api: KubeApi) -> None:
         (f"GET {PODS}?continue=MTox&resourceVersion=5", None, 400, "BadRequest"),
         (f"GET {PODS}?continue=MTox", None, 410, "Expired"),
         (f"GET {PODS}?watch=1&resourceVersion=x", None, 400, "BadRequest"),
-        (f"GET {PODS}?watch=1&resourceVersion=99999", None, 504, "Timeout"),
+        (
+            f"GET {PODS}?resourceVersion=99999&resourceVersionMatch=NotOlderThan",
+            None,
+            504,
+            "Timeout",
+        ),
         (f"GET {PODS}?watch=1&sendInitialEvents=true", None, 422, "Invalid"),
         (f"GET {PODS}?watch=1&resourceVersionMatch=NotOlderThan", None, 422, "Invalid"),
     ],
@@ -468,3 +473,39 @@ async def test_serve_says_where(capsys: pytest.CaptureFixture[str]) -> None:
     with anyio.move_on_after(0.1):
         await serve(ServeOptions())
     assert capsys.readouterr().out.startswith("http://127.0.0.1:")
+
+
+async def test_a_watch_from_a_version_to_come(http: Session, api: KubeApi) -> None:
+    """It is accepted and silent until that version is reached, as the real server's is: not even bookmarks come."""
+    api.watch_settings.bookmark_every = 0.05
+    api.create("pods", pod("p"))
+    ahead = api.store.version + 2
+    query = {"allowWatchBookmarks": "true", "timeoutSeconds": "5", "resourceVersion": str(ahead)}
+    async with http.watch(PODS, **query) as answer:
+        assert answer.status == 200
+        for name in ("a", "b", "c"):
+            api.create("pods", pod(name))
+            await anyio.sleep(0.1)
+        kind, item = await _event(answer)
+        while kind == "BOOKMARK":
+            assert int(item["metadata"]["resourceVersion"]) >= ahead
+            kind, item = await _event(answer)
+    assert (kind, item["metadata"]["name"]) == ("ADDED", "c")
+
+
+async def test_rewinding(api: KubeApi) -> None:
+    """Everything is as it was, and versions are counted on from there."""
+    for name in ("kept", "changed", "deleted"):
+        api.create("pods", pod(name))
+    before, version = api.versions("pods"), api.store.version
+    api.patch("pods", "shop", "changed", {"status": {"message": "later"}})
+    api.patch("pods", "shop", "changed", {"status": {"message": "still later"}})
+    api.delete("pods", "shop", "deleted")
+    api.create("pods", pod("new"))
+    api.rewind(version)
+    assert {name for _, name in api.versions("pods")} == {name for _, name in before}
+    changed = api.get("pods", "shop", "changed")
+    assert changed is not None
+    assert changed["status"] == {"phase": "Running"}
+    api.create("pods", pod("next"))
+    assert api.versions("pods")["shop", "next"] == version + 1
