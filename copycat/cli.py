@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -187,7 +188,7 @@ def _mirror(
         manifests=[_read(name) for name in file or []],
         reporter=reporter,
     )
-    _finish(_await(work))
+    _finish(_await(partial(_until_terminated, work)))
 
 
 @cli.command("plan")
@@ -221,7 +222,7 @@ def _plan(
         context=context,
         printer=make_printer(sys.stdout, as_json=as_json),
     )
-    _finish(_await(work))
+    _finish(_await(partial(_until_terminated, work)))
 
 
 @cli.command("demo")
@@ -347,6 +348,27 @@ def _await(work: Callable[[], Awaitable[_T]]) -> _T:
     import anyio
 
     return anyio.run(work)
+
+
+async def _until_terminated(work: Callable[[], Awaitable[_T]]) -> _T:
+    """SIGTERM cancels the work as Ctrl-C does, so that it leaves nothing half-done: as the first process of a
+    container it would else be ignored. The exit code is the shell's for that signal."""
+    import anyio
+
+    done: list[_T] = []
+    async with anyio.create_task_group() as tasks:
+
+        async def listen() -> None:
+            with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+                async for _ in signals:
+                    tasks.cancel_scope.cancel()
+
+        tasks.start_soon(listen)
+        done.append(await work())
+        tasks.cancel_scope.cancel()
+    if not done:
+        sys.exit(128 + signal.SIGTERM)
+    return done[0]
 
 
 def _finish(good: bool) -> None:

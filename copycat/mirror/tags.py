@@ -78,10 +78,11 @@ class Tags:
 
     def _conflict(self, why: str) -> Verdict:
         others = ", ".join(map(str, self.need.rivals))
+        verb = "want" if len(self.need.rivals) > 1 else "wants"
         return Verdict(
             "conflict",
             "conflict",
-            f"{others} want the same tag in {self.content.target.name}: {why}. This image is kept by digest; "
+            f"{others} {verb} the same tag in {self.content.target.name}: {why}. This image is kept by digest; "
             "use $registry in the prefix, or a pathMap rule, to keep them apart",
         )
 

@@ -18,6 +18,7 @@ from copycat.errors import ConfigError
 from copycat.program import RealProgram
 from copycat.progress import JsonLines, Lines
 from copycat.sandbox.images import image
+from copycat.sandbox.ledger import Phase
 from copycat.sandbox.registry import Registry
 from tests.app.support import World, named
 
@@ -180,3 +181,27 @@ def test_what_mirror_need_not_load(library: str) -> None:
     code = f"import sys, copycat.cli, copycat.app.oneshot; sys.exit({library!r} in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=False)
     assert done.returncode == 0
+
+
+async def test_sigterm_ends_it_like_ctrl_c() -> None:
+    """The process is told to end in the middle of a blob: exit 143, no tag, and no upload session is left."""
+    async with Registry() as source, Registry() as target:
+        source.add("team/app", image(layers=[1_000_000]), "1")
+        fault = source.fail(Phase.GET_BLOB, stall_at=500_000, match=lambda r: r.method == "GET")
+        command = [
+            sys.executable,
+            "-m",
+            "copycat",
+            "mirror",
+            "--insecure",
+            "--target",
+            target.address,
+        ]
+        reference = f"{source.address}/team/app:1"
+        with anyio.fail_after(20):
+            async with await anyio.open_process([*command, reference], stdout=None) as process:
+                await fault.reached.wait()
+                process.terminate()
+                assert await process.wait() == 143
+        assert target.tags["team/app"] == {}
+        assert target.sessions == 0
