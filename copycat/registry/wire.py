@@ -278,7 +278,9 @@ class Wire:
         status, headers = response.status, response.headers
         breaker = endpoint.limits.breaker
         if status in TRANSIENT and status >= 500:
-            breaker.failure("" if breaker.probing else call.path)
+            # the same tag of another repository is another object
+            thing = f"{call.repository}/{call.path}" if call.path else ""
+            breaker.failure("" if breaker.probing else thing)
         elif status != 429:
             breaker.success()
         if "Warning" in headers:

@@ -660,6 +660,22 @@ async def test_one_broken_object_does_not_stop_a_host() -> None:
         await ask(here, script.address)
 
 
+async def test_one_tag_of_many_repositories_is_many_objects() -> None:
+    """A host that fails at `latest` of every repository is a host that fails."""
+    async with (
+        scripted(lambda _: web.Response(status=500)) as script,
+        world(script.address) as here,
+    ):
+        for name in ("team/a", "team/b"):
+            with pytest.raises(Unavailable):
+                await here.source(script.address, name).get_manifest("latest")
+        with pytest.raises(Unavailable) as caught:
+            await here.source(script.address, "team/c").get_manifest("latest")
+
+        assert caught.value.reason == "breaker_open"
+        assert len(script.targets()) == 5
+
+
 # Endpoints
 
 
