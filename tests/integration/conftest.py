@@ -79,6 +79,7 @@ class Setup:
         *arguments: str,
         kubeconfig: Path | None = None,
         variables: Mapping[str, str] | None = None,
+        module: str = "copycat",
     ) -> Copycat:
         """The program, not started yet; its files are kept apart by how often this was called."""
         number = len(list(self.directory.glob("copycat-*")))
@@ -88,6 +89,7 @@ class Setup:
             kubeconfig or self.kube.kubeconfig,
             *arguments,
             variables=variables,
+            module=module,
         )
 
 

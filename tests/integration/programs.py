@@ -114,6 +114,7 @@ class Copycat:
         kubeconfig: the cluster.
         arguments: further flags.
         variables: further environment variables.
+        module: what is run: the program, or one that is it and more.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Copycat:
         kubeconfig: Path,
         *arguments: str,
         variables: Mapping[str, str] | None = None,
+        module: str = "copycat",
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         metrics, admin, health = (f"127.0.0.1:{port}" for port in free_ports(3))
@@ -136,7 +138,7 @@ class Copycat:
         addresses = {"metricsAddr": metrics, "adminAddr": admin, "logFormat": "json"}
         file.write_text(yaml.safe_dump({**config, **addresses}))
         self._command = [
-            *(sys.executable, "-m", "copycat", "run"),
+            *(sys.executable, "-m", module, "run"),
             f"--config={file}",
             f"--kubeconfig={kubeconfig}",
             f"--health-probe-bind-address={health}",

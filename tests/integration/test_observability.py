@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +168,33 @@ def test_the_log_level_changes_at_run_time(setup: Setup, source: DockerRegistry)
         assert json.loads(get(url)[1]) == {"level": "debug"}
         rewrite(program, logLevel="error")
         until(lambda: json.loads(get(url)[1]) == {"level": "error"}, "the level", patience=LOOK)
+
+
+def probed(program: Copycat) -> int:
+    """What /healthz answers within a second; 0 for nothing, as a kubelet sees it."""
+    try:
+        with urllib.request.urlopen(f"{program.health}/healthz", timeout=1) as answer:
+            return int(answer.status)
+    except TimeoutError:
+        return 0
+
+
+def test_liveness_fails_for_a_blocked_loop_alone(
+    setup: Setup, workloads: Workloads, source: DockerRegistry
+) -> None:
+    """No registry, no API server, a bad configuration: alive. A loop that stands still: no answer, until it goes on."""
+    workloads.deployment("web", f"{source.address}/team/web:1")
+    config = setup.config(source.address)
+    with setup.copycat(config, module="tests.app.blockable") as program:
+        program.wait_ready()
+        source.stop()
+        setup.target.stop()
+        rewrite(program, targetKind="nonsense")
+        until(lambda: program.metric(SUCCESSFUL) == 0, "the metric", patience=LOOK)
+        with setup.kube.suspended():
+            assert probed(program) == 200
+        program.process.send_signal(signal.SIGUSR1)
+        until(lambda: probed(program) == 0, "no answer")
+        assert program.process.poll() is None
+        program.process.send_signal(signal.SIGUSR2)
+        until(lambda: probed(program) == 200, "an answer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -21,6 +22,7 @@ from tests.app.times import Time
 from tests.chart.rendering import Object, render
 from tests.integration.conftest import Setup
 from tests.integration.images import Image, push, single_image
+from tests.integration.net import get
 from tests.integration.programs import until
 from tests.integration.registries import ONE_USER, DockerRegistry
 from tests.integration.workloads import Workloads, template
@@ -72,6 +74,11 @@ class Cluster:
             *(f"--docker-password={password}", "--dry-run=client", "-o", "json"),
         )
         self.kubectl.apply(json.loads(text))
+
+    def events(self) -> str:
+        """The program's Events, as JSON; nothing if there is none."""
+        text = self.kubectl("get", "events", "-n", self.namespace, "-o", "json")
+        return text if "ImageMirrorFailed" in text else ""
 
     def deploy(self, *, names_it: bool = True) -> None:
         """The Deployment; its template names the Secret, or has its ServiceAccount's."""
@@ -179,6 +186,70 @@ def test_permission_denied(
     assert f"allow `get` on secrets in the namespace {setup.namespace}" in row["message"]
     assert PASSWORD not in program.log_text()
     assert setup.target.digests(f"mirror/{setup.namespace}/{NAME}") == {}
+
+
+CANARY = "canary-Zq81x7"
+
+
+def odd_secrets(host: str) -> dict[str, str]:
+    """Name → what people and attackers put into a Secret of Docker's type, as far as a real API server takes it."""
+    return {
+        "null": "null",
+        "list": f'{{"auths": ["{CANARY}"]}}',
+        "text": f'{{"auths": {{"{host}": "{CANARY}"}}}}',
+        "deep": f'{{"auths": {"[" * 5000}{"]" * 5000}}}',
+        "no-base64": json.dumps({"auths": {host: {"auth": f"%{CANARY}%"}}}),
+        "number": json.dumps({"auths": {host: {"username": CANARY, "password": 1}}}),
+        "header": json.dumps({"auths": {host: {"username": "u", "password": f"{CANARY}\r\nX: 1"}}}),
+        "surrogate": f'{{"auths": {{"{host}": {{"username": "\\ud800", "password": "{CANARY}"}}}}}}',
+        "helper": json.dumps({"credHelpers": {host: "../../bin/sh"}, "credsStore": "../x"}),
+        "wrong": json.dumps({"auths": {host: {"username": "somebody", "password": CANARY}}}),
+    }
+
+
+def test_odd_secrets(setup: Setup, cluster: Cluster, private: DockerRegistry) -> None:
+    """Whatever stands in the Secrets before it, the right one is found; what is in them is seen nowhere."""
+    odd = odd_secrets(private.address)
+    where = {"apiVersion": "v1", "kind": "Secret"}
+    cluster.kubectl.apply(
+        *(
+            {
+                **where,
+                "metadata": {"name": name, "namespace": setup.namespace},
+                "type": "kubernetes.io/dockerconfigjson",
+                "data": {".dockerconfigjson": base64.b64encode(content.encode()).decode()},
+            }
+            for name, content in odd.items()
+        ),
+        {
+            **where,
+            "metadata": {"name": "opaque", "namespace": setup.namespace},
+            "stringData": {"token": CANARY},
+        },
+    )
+    cluster.secret()
+    names = ["../x/secrets/hub", "UPPER", "missing", "opaque", *odd, "hub"]
+    pod = template("web", {"main": cluster.source, "other": f"{private.address}/team/absent:1"})
+    pod["spec"]["imagePullSecrets"] = [{"name": name} for name in names]
+    spec = {"replicas": 0, "selector": {"matchLabels": {"app": "web"}}, "template": pod}
+    metadata = {"name": "web", "namespace": setup.namespace}
+    cluster.kubectl.apply(
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
+    )
+    config = configuration(setup, private, logLevel="debug")
+    with setup.copycat(config) as program:
+        absent = f"{private.address}/team/absent:1"
+        program.wait_states({cluster.source: "protected", absent: "failed"})
+        events = until(cluster.events, "an Event")
+        pages = [f"{program.admin}{path}" for path in ("/api/v1/images", "/api/v1/status", "/")]
+        shown = [get(url)[1].decode() for url in (*pages, program.metrics_url)]
+        assert program.terminate() == 0
+    told = "\n".join([*shown, events, program.log_text()])
+    for name in ("null", "list", "deep", "opaque", "missing"):
+        assert f"the pull secret {setup.namespace}/{name} " in told
+    assert CANARY not in told
+    assert PASSWORD not in told
+    assert base64.b64encode(f"somebody:{PASSWORD}".encode()).decode() not in told
 
 
 # With the program in this process, where time may jump.
