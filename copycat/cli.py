@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 130 interrupted.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -347,6 +348,10 @@ def _configure_for_people(settings: Settings, stream: TextIO) -> None:
 def _await(work: Callable[[], Awaitable[_T]]) -> _T:
     import anyio
 
+    # Modules live to the end: the collector need not look at them again. And an event loop makes many
+    # short-lived objects that no cycle holds: collecting at every 700 of them costs a twentieth of the time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     return anyio.run(work)
 
 
