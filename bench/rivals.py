@@ -9,8 +9,8 @@ base of 200 MiB. W6: 16 images of 1 GiB. W7: 20 images through lines with 20 ms 
 connection (toxiproxy).
 
 Needs docker-registry (Debian) for source and target; skopeo, crane, regctl, regsync and oras are measured
-where they are installed. Every run gets an empty target, whose storage is in memory unless `--disk` is
-given: a disk that is shared with the tool under test would be what is measured. Wall and CPU seconds are
+where they are installed. Every run gets an empty target, whose storage is a directory in memory (/dev/shm) unless `--disk`
+is given: a disk that is shared with the tool under test would be what is measured. Wall and CPU seconds are
 those of the whole process tree, peak memory that of its largest process; requests and bytes are counted
 at the registries. Tools take turns, so what else the machine does falls on all of them.
 """
@@ -221,6 +221,8 @@ def runs(workload: str, options: argparse.Namespace) -> Iterator[tuple[str, Run]
     """Every tool in turn, `options.runs` times."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        memory = None if options.disk else "/dev/shm"  # noqa: S108 - what is meant
+        targets = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory)))
         source = stack.enter_context(DockerRegistry(folder / "source", program=options.registry))
         what = fill(source, workload)
         lines = stack.enter_context(Lines(*slow(latency=20, rate=25_000))) if what.slow else None
@@ -229,10 +231,8 @@ def runs(workload: str, options: argparse.Namespace) -> Iterator[tuple[str, Run]
                 if name != "copycat" and shutil.which(name) is None:
                     print(f"{name} is not installed", file=sys.stderr)
                     continue
-                directory = folder / f"{name}-{number}"
-                with DockerRegistry(
-                    directory, program=options.registry, memory=not options.disk
-                ) as target:
+                directory = targets / f"{name}-{number}"
+                with DockerRegistry(directory, program=options.registry) as target:
                     yield name, one(name, source, target, what, lines, check=number == 0)
                 shutil.rmtree(directory, ignore_errors=True)
 
