@@ -221,7 +221,7 @@ def runs(workload: str, options: argparse.Namespace) -> Iterator[tuple[str, Run]
     """Every tool in turn, `options.runs` times."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        memory = None if options.disk else "/dev/shm"  # noqa: S108 - what is meant
+        memory = None if options.disk else "/dev/shm"
         targets = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory)))
         source = stack.enter_context(DockerRegistry(folder / "source", program=options.registry))
         what = fill(source, workload)
