@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ class Election:
 
 
 @asynccontextmanager
-async def _election(api: KubeApi, directory: Path) -> AsyncIterator[Election]:
+async def _election(api: KubeApi, directory: Path, **options: Any) -> AsyncIterator[Election]:
     api.access.tokens = {"a", "b", "c"}
     terms: list[list[Any]] = []
     async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
@@ -87,7 +88,7 @@ async def _election(api: KubeApi, directory: Path) -> AsyncIterator[Election]:
             client = await stack.enter_async_context(
                 client_for(api, directory / token, token=token)
             )
-            candidate = Candidate(_lease(client, token), terms)
+            candidate = Candidate(_lease(client, token, **options), terms)
             tasks.start_soon(candidate.run)
             candidates.append(candidate)
         yield Election(candidates, terms)
@@ -128,6 +129,30 @@ async def test_crash(api: KubeApi, tmp_path: Path) -> None:
         second = await election.leader(not_=first)
         assert second.lease.identity != first.lease.identity
         assert 0.8 < anyio.current_time() - renewed < 2.0
+        assert not election.overlaps
+
+
+async def test_wall_clocks_that_jump(api: KubeApi, tmp_path: Path) -> None:
+    """Every look at the wall clock shows another day, ahead and back: nobody is deposed, and a crash is followed in time."""
+    looks = 0
+
+    def now() -> datetime:
+        nonlocal looks
+        looks += 1
+        return datetime(2026, 1, 15, tzinfo=UTC) + timedelta(days=(-1) ** looks * looks % 300)
+
+    async with _election(api, tmp_path, now=now) as election:
+        first = await election.leader()
+        await until(lambda: looks >= 20)  # written again and again, longer than a Lease lasts
+        assert first.lease.is_leader
+        assert len(election.terms) == 1
+        tokens = api.access.tokens
+        assert tokens is not None
+        tokens.remove(first.lease.identity)
+        gone = anyio.current_time()
+        first.scope.cancel()
+        await election.leader(not_=first)
+        assert 0.8 < anyio.current_time() - gone < 5
         assert not election.overlaps
 
 
