@@ -98,7 +98,10 @@ async def test_through_a_line_that_breaks(tmp_path: Path, form: Form, breaks: li
         await anyio.to_thread.run_sync(registry.stop)
     requests = registry.requests()
     assert sum(r.method == "POST" for r in requests) == 1 + len(breaks)
-    # Its Locations hold the offset, so it knows no session any more whose last request broke.
-    refused = [r.status for r in requests if r.method == "DELETE"]
+    # Its Locations hold the offset: a session whose last request broke is unknown to it (404) once it has written what
+    # it got of the body; asked before that it knows the session (204), and may write the directory anew afterwards.
+    given_up = [r.status for r in requests if r.method == "DELETE"]
     left = [p for p in (tmp_path / "registry").rglob("_uploads/*") if p.is_dir()]
-    assert (refused, len(left)) == ([404] * len(breaks), len(breaks))
+    assert len(given_up) == len(breaks)
+    assert set(given_up) <= {204, 404}
+    assert given_up.count(404) <= len(left) <= len(breaks)
