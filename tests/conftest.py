@@ -7,6 +7,11 @@ from collections.abc import Iterator
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
+from copycat import logs
+
+# The first event imports structlog, which would undo what a test that captures events has set up.
+logs.get_logger(__name__).bind()
+
 
 @pytest.fixture
 def anyio_backend() -> str:

@@ -8,7 +8,6 @@ from functools import partial
 from itertools import groupby
 
 import anyio
-import structlog
 
 from copycat.app.oneshot import WORKERS
 from copycat.app.plan_model import Row, decided, invalid, row
@@ -16,6 +15,7 @@ from copycat.app.plan_output import Printer
 from copycat.controller.inventory import Inventory
 from copycat.controller.pulls import Pulls
 from copycat.errors import CopycatError
+from copycat.logs import bound, get_logger
 from copycat.mirror.rehearsal import Rehearsal
 from copycat.mirror.request import MirrorRequest, MirrorResult
 from copycat.mirror.stage import Notes
@@ -23,7 +23,7 @@ from copycat.oci.digest import Digest
 
 __all__ = ["look", "rows_of"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 async def look(
@@ -47,9 +47,7 @@ async def look(
         for request in group:
             async with limiter:
                 # what attempts log sounds as if it were done
-                with structlog.contextvars.bound_contextvars(
-                    image=str(request.source), rehearsal=True
-                ):
+                with bound(image=str(request.source), rehearsal=True):
                     results[request] = await _attempt(rehearsal, inventory, request, pulls)
             printer.looked(len(results), len(requests))
 

@@ -21,7 +21,6 @@ from functools import partial
 
 import anyio
 import anyio.abc
-import structlog
 from aiohttp.abc import AbstractResolver
 
 import copycat
@@ -41,12 +40,13 @@ from copycat.errors import one_error
 from copycat.kube.access import check_access
 from copycat.kube.client import KubeClient, open_api
 from copycat.kube.lease import Lease
+from copycat.logs import get_logger
 from copycat.metrics import Metrics
 from copycat.registry.dockerlogins import docker_config_file
 
 __all__ = ["Program", "run"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -21,19 +21,19 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-import structlog
 
 from copycat.app.wiring import Engine
 from copycat.config.keys import rows
 from copycat.config.settings import Settings
 from copycat.config.sources import DEFAULT_PATH
 from copycat.errors import ConfigError, CopycatError
+from copycat.logs import get_logger
 from copycat.metrics import Metrics
 from copycat.registry.hosts import HostConfig, TlsContexts
 
 __all__ = ["POLL", "Reload", "Reloader"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 #: Seconds between looks at the files; not less than the keychain's own, or images would be tried too early.
 POLL = 10.0

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from copycat.app.facade import Facade
+from copycat.logs import get_logger
 
 __all__ = ["SUMMARY", "tell_summaries"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 #: Seconds between two summaries; nothing is said while nothing changes.
 SUMMARY = 300.0

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import anyio
-import structlog
 
 from copycat.app.failures import FailureEvents
 from copycat.app.informers import node_informers, workload_informers
@@ -28,11 +27,12 @@ from copycat.kube.events import EventWriter
 from copycat.kube.informer import Informer
 from copycat.kube.nodes import Node, NodeReader
 from copycat.kube.workload import Workload
+from copycat.logs import get_logger
 from copycat.mirror.ledger import Ledger
 
 __all__ = ["Term", "Times"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
-import structlog
 from aiohttp.abc import AbstractResolver
 
 from copycat.app.keychains import Surroundings, amazon_hosts, open_keychains
@@ -25,6 +24,7 @@ from copycat.controller.pulls import Pulls
 from copycat.errors import ConfigError, CopycatError
 from copycat.kube.secrets import Coverage, PullSecrets
 from copycat.kube.selection import Selection
+from copycat.logs import get_logger
 from copycat.metrics import Metrics
 from copycat.mirror.blobs import Blobs
 from copycat.mirror.copy import Copier
@@ -46,7 +46,7 @@ if TYPE_CHECKING:  # kr8s costs a tenth of a second, and `copycat mirror` has no
 
 __all__ = ["Engine", "coverage_of", "make_pulls", "open_engine", "platforms_of", "selection_of"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,6 @@ from dataclasses import replace
 from functools import partial
 
 import anyio
-import structlog
 
 from copycat.controller.due import Agenda, Intervals
 from copycat.controller.holds import HOLD, Hold, Holds
@@ -25,6 +24,7 @@ from copycat.controller.pulls import Pulls
 from copycat.controller.report import Reporter, state_of
 from copycat.errors import CopycatError
 from copycat.kube.workload import Workload
+from copycat.logs import bound, get_logger
 from copycat.metrics import Metrics
 from copycat.mirror.ledger import Ledger, Record
 from copycat.mirror.mirror import Mirror
@@ -42,7 +42,7 @@ __all__ = [
     "state_of",
 ]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 #: What nothing uses any more is kept this long if it was never copied (seconds).
 ORPHAN_LIFE = 24 * 3600.0
@@ -201,7 +201,7 @@ class Controller:
             raise QueueClosed("leadership is lost")
         entry.forced = False
         started = self._clock()
-        with structlog.contextvars.bound_contextvars(
+        with bound(
             reconcile_id=uuid.uuid4().hex[:12],
             image=str(request.source),
             namespace=self.inventory.group(request),

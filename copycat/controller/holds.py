@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import structlog
-
 from copycat.errors import Unavailable
+from copycat.logs import get_logger
 from copycat.mirror.ledger import Ledger
 from copycat.mirror.request import MirrorRequest, MirrorResult
 from copycat.registry.target import target_refusal
@@ -20,7 +19,7 @@ from copycat.workqueue import Priority, WorkQueue
 
 __all__ = ["HOLD", "Hold", "Holds"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 #: A target that refuses is probed this often (seconds).
 HOLD = 300.0

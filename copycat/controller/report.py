@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import structlog
-
 from copycat.controller.inventory import Inventory
+from copycat.logs import get_logger
 from copycat.metrics import STATES, Metrics
 from copycat.mirror.ledger import Ledger, Record
 from copycat.mirror.request import MirrorRequest, MirrorResult
 
 __all__ = ["Reporter", "state_of"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 #: States whose attempts are no errors of a registry.

@@ -11,15 +11,15 @@ from urllib.parse import quote
 
 import anyio
 import msgspec
-import structlog
 
 from copycat.errors import KubeDenied, KubeError
 from copycat.kube.client import KubeClient
+from copycat.logs import get_logger
 from copycat.oci.platform import Platform
 
 __all__ = ["NODES_PATH", "Node", "NodeReader", "read_node"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 NODES_PATH = "/api/v1/nodes"
 #: Nodes that are read at the same time.

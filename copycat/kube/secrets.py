@@ -15,18 +15,18 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import anyio
-import structlog
 
 from copycat.errors import KubeDenied, KubeError, KubeNotFound, one_error
 from copycat.kube.pull_secret import Known, Ref, first_of, read_object
 from copycat.kube.workload import Workload
+from copycat.logs import get_logger
 from copycat.oci.reference import Reference
 from copycat.registry.dockerconfig import DockerAuth
 from copycat.registry.singleflight import SingleFlight
 
 __all__ = ["Coverage", "Getter", "Keys", "PullSecrets", "Ref"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 #: Seconds for which an object that was read is believed (product: section 5).
 REREAD = 300.0

@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-import structlog
-
 from copycat.errors import DigestMismatch, NotFound, Unavailable
+from copycat.logs import get_logger
 from copycat.mirror.copy import Copier
 from copycat.mirror.job import Copy, Progress
 from copycat.mirror.naming import incomplete_tag
@@ -27,7 +26,7 @@ from copycat.registry.target import Target
 
 __all__ = ["Content"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 #: How often a target is asked for what was just written, a second apart (registries that are eventually consistent).
 _VISIBLE_TRIES = 6

@@ -16,9 +16,9 @@ from functools import partial
 from typing import Literal
 
 import anyio
-import structlog
 
 from copycat.errors import CopycatError, one_error
+from copycat.logs import get_logger
 from copycat.mirror.copy import Copier
 from copycat.mirror.job import Copy, Progress
 from copycat.mirror.policy import Policy
@@ -29,7 +29,7 @@ from copycat.registry.repository import Repository
 
 __all__ = ["Kind", "Look", "Signatures"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 Kind = Literal["none", "tags", "referrers", "all"]
 

@@ -87,7 +87,7 @@ class Download:
                     source = await self._open(stack)
                     # Read in big pieces and with nothing more than the hash in between: this is the hot loop.
                     pace.wait()
-                    async for chunk in source.response.content.iter_any():
+                    async for chunk, _ in source.response.content.iter_chunks():
                         pace.took(len(chunk))
                         for piece in self._pieces(source, chunk):
                             held = feed(piece)

@@ -93,14 +93,12 @@ class Wire:
 
     async def __aenter__(self) -> Self:
         """Open the session."""
-        context = await self._tls.get(None)
         resolver = self._resolver or aiohttp.ThreadedResolver()
         connector = aiohttp.TCPConnector(
             limit=0,
             limit_per_host=0,
             keepalive_timeout=30,
             ttl_dns_cache=60,
-            ssl=context,
             resolver=FilteringResolver(resolver, self._policy, proxies=self._proxies.hosts),
         )
         self._session = await self._stack.enter_async_context(

@@ -9,9 +9,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
+from copycat import logs
 from copycat.app.oneshot import make_inventory, workload_of
 from copycat.app.plan import plan
 from copycat.app.plan_look import look
@@ -448,9 +448,14 @@ async def test_what_is_logged_is_marked(world: World) -> None:
     signed = world.source.add_image("a", "1", seed="a")
     world.source.add("a", images.signature(signed), images.cosign_tag(signed))
     name = world.image("a:1")
-    with capture_logs(processors=[merge_contextvars]) as logs:
+    stream = io.StringIO()
+    logs.configure("info", "json", stream=stream)
+    try:
         await planned(world, world.settings(), manifests=[manifest(name)])
-    [line] = [line for line in logs if line["event"] == "signatures copied"]
+    finally:
+        logs.unconfigure()
+    lines = map(json.loads, stream.getvalue().splitlines())
+    [line] = [line for line in lines if line["msg"] == "signatures copied"]
     assert (line["rehearsal"], line["image"]) == (True, name)
 
 
