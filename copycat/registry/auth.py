@@ -25,7 +25,7 @@ from copycat.errors import (
 )
 from copycat.registry.challenge import Challenge, covers, find, parse_challenges
 from copycat.registry.endpoint import Endpoint
-from copycat.registry.hosts import HostPolicy
+from copycat.registry.hosts import HostPolicy, web_url
 from copycat.registry.keychain import Access, Credentials, Keychain
 from copycat.registry.singleflight import SingleFlight
 from copycat.registry.tokens import Token, TokenRequest, TokenSender, basic
@@ -172,15 +172,13 @@ class Authenticator:
         """The realm's URL. Raises HostNotAllowed or Unsupported if it is none that credentials may go to."""
         text = challenge.params.get("realm", "")
         try:
-            realm = URL(text, encoded=True)
-        except ValueError:
-            realm = URL()
-        if realm.scheme not in {"http", "https"} or not realm.host:
+            realm = web_url(text)
+        except ValueError as error:
             raise Unsupported(
                 f"{endpoint.registry} asks for a token without saying where (realm {printable(text, 80)!r}).",
                 side=side,
                 registry=endpoint.registry,
-            )
+            ) from error
         if realm.scheme != "https" and endpoint.base.scheme == "https":
             raise HostNotAllowed(
                 f"{endpoint.registry} sends us to {printable(text, 80)} for a token; credentials are not sent without TLS.",

@@ -34,6 +34,7 @@ __all__ = [
     "is_literal",
     "netloc",
     "same_origin",
+    "web_url",
 ]
 
 #: Cloud metadata services outside of the link-local ranges.
@@ -75,6 +76,24 @@ def netloc(url: URL) -> str:
     if ":" in host:
         host = f"[{host}]"
     return host if url.is_default_port() else f"{host}:{url.port}"
+
+
+def web_url(text: str, *, base: URL | None = None) -> URL:
+    """The URL that somebody else names (a realm, a redirect, a Location), every byte of it kept.
+
+    Raises ValueError if there is none to go to: another scheme than HTTP's, no host or one that DNS cannot
+    know (names are ASCII in DNS, and what is not would be read differently by the policy and the resolver),
+    a port that no host has.
+    """
+    url = URL(text, encoded=True)
+    if base is not None:
+        url = base.join(url)
+    # Parts that yarl reads late raise late, too.
+    if url.scheme not in {"http", "https"} or not url.raw_host or not url.port:
+        raise ValueError(f"{text!r} is no URL of HTTP")
+    if not url.raw_host.isascii() or not url.host:
+        raise ValueError(f"{text!r} names no host of the DNS")
+    return url
 
 
 def same_origin(one: URL, other: URL) -> bool:

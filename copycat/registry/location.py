@@ -7,7 +7,7 @@ from yarl import URL
 from copycat.errors import HostNotAllowed, UploadRejected
 from copycat.oci.digest import Digest
 from copycat.registry.answers import Place, Reply
-from copycat.registry.hosts import same_origin
+from copycat.registry.hosts import same_origin, web_url
 
 __all__ = ["next_location", "resolve_location", "with_digest"]
 
@@ -18,10 +18,8 @@ def resolve_location(base: URL, location: str) -> URL:
     On the same host a lost scheme or port is the request's own (registries behind TLS proxies,
     distribution#2225). Raises ValueError if it is no URL of HTTP.
     """
-    target = base.join(URL(location.strip(), encoded=True))
-    if target.scheme not in {"http", "https"} or not target.host:
-        raise ValueError(f"{location!r} is no HTTP URL")
-    if target.host.lower() != (base.host or "").lower() or same_origin(target, base):
+    target = web_url(location.strip(), base=base)
+    if (target.host or "").lower() != (base.host or "").lower() or same_origin(target, base):
         return target
     if target.explicit_port is not None and target.scheme == base.scheme:
         return target

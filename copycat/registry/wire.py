@@ -45,6 +45,7 @@ from copycat.registry.hosts import (
     TlsContexts,
     netloc,
     same_origin,
+    web_url,
 )
 from copycat.registry.limits import HostGate, RetryPolicy, parse_retry_after
 
@@ -188,10 +189,9 @@ class Wire:
         if not location:
             return None
         try:
-            target = url.join(URL(location, encoded=True))
+            return web_url(location, base=url)
         except ValueError:
             return None
-        return target if target.scheme in {"http", "https"} and target.host else None
 
     async def send(
         self, endpoint: Endpoint, call: Call, url: URL, authorization: str | None

@@ -385,7 +385,18 @@ async def test_own_authority_of_the_storage(ca: CA, tmp_path: Path) -> None:
             await ask(here, script.address)
 
 
-@pytest.mark.parametrize("location", [None, "ftp://x/", "http://[::1", "mailto:x"])
+@pytest.mark.parametrize(
+    "location",
+    [
+        None,
+        "ftp://x/",
+        "http://[::1",
+        "mailto:x",
+        "http://a.example:99999/",
+        "http://a.default\u3002svc/",
+        "http://\uff11\uff10.0.0.1/",
+    ],
+)
 async def test_redirect_to_nowhere(location: str | None) -> None:
     """A redirect without a usable Location is no success."""
 

@@ -73,7 +73,17 @@ def test_resolve_location(base: str, location: str, expected: str) -> None:
     assert str(resolve_location(URL(base), location)) == expected
 
 
-@pytest.mark.parametrize("location", ["ftp://r/x", "http://[::1", "mailto:a@b"])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "ftp://r/x",
+        "http://[::1",
+        "mailto:a@b",
+        "http://r:99999/x",
+        "http://r.default\u3002svc/x",
+        "http://\uff11\uff10.0.0.1/x",
+    ],
+)
 def test_no_location(location: str) -> None:
     """What is no URL of HTTP is refused."""
     with pytest.raises(ValueError, match=r"."):
