@@ -215,15 +215,18 @@ class Decoder:
 
     def __init__(self, wbits: int) -> None:
         """Args: zlib's `wbits`."""
+        self._wbits = wbits
         self._zlib = zlib.decompressobj(wbits)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """What comes out for this piece, no more of it at a time than is taken. Raises zlib.error."""
         while data:
+            if self._zlib.eof:  # gzip: one member after another (RFC 1952, section 2.2)
+                self._zlib = zlib.decompressobj(self._wbits)
             piece = self._zlib.decompress(data, self.PIECE)
             if piece:
                 yield piece
-            data = self._zlib.unconsumed_tail
+            data = self._zlib.unconsumed_tail or self._zlib.unused_data
 
 
 _WBITS: dict[str, int] = {"gzip": 31, "x-gzip": 31, "deflate": 47}

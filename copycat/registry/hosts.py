@@ -79,14 +79,16 @@ def netloc(url: URL) -> str:
 
 
 def web_url(text: str, *, base: URL | None = None) -> URL:
-    """The URL that somebody else names (a realm, a redirect, a Location), every byte of it kept.
+    """The URL that somebody else names (a realm, a redirect, a Location), with every byte that is sent.
 
     Raises ValueError if there is none to go to: another scheme than HTTP's, no host or one that DNS cannot
     know (names are ASCII in DNS, and what is not would be read differently by the policy and the resolver),
     a port that no host has.
     """
-    url = URL(text, encoded=True)
-    if base is not None:
+    # A fragment is nobody's business but a browser's, and `digest=` must not land behind it.
+    bare = text.strip().partition("#")[0]
+    url = URL(bare, encoded=True)
+    if base is not None and bare:
         url = base.join(url)
     # Parts that yarl reads late raise late, too.
     if url.scheme not in {"http", "https"} or not url.raw_host or not url.port:

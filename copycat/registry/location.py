@@ -18,7 +18,7 @@ def resolve_location(base: URL, location: str) -> URL:
     On the same host a lost scheme or port is the request's own (registries behind TLS proxies,
     distribution#2225). Raises ValueError if it is no URL of HTTP.
     """
-    target = web_url(location.strip(), base=base)
+    target = web_url(location, base=base)
     if (target.host or "").lower() != (base.host or "").lower() or same_origin(target, base):
         return target
     if target.explicit_port is not None and target.scheme == base.scheme:

@@ -108,7 +108,8 @@ class Session:
         if reply.status == 416:
             raise self._differs(reply)
         # The Range of the answer is not looked at: our own count is right, ECR's is stale (registry notes 2.2).
-        self._location = next_location(self._place, reply)
+        if "Location" in reply.headers:  # else it stays where it was, as regclient has it
+            self._location = next_location(self._place, reply)
 
     def _differs(self, reply: Reply) -> RegistryError:
         if registry_code(reply.body) == "REQUESTED_RANGE_NOT_SATISFIABLE":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from collections.abc import Callable
 
@@ -290,6 +291,22 @@ async def test_encoded(coding: str, wbits: int, cut: int | None) -> None:
     async with scripted(answer) as script, world(script.address) as here:
         assert await read(here, script.address, blob(DATA)) == DATA
         assert answers == (1 if cut is None else 2)
+
+
+@pytest.mark.parametrize("cut", [None, 1000])
+async def test_encoded_in_members(cut: int | None) -> None:
+    """gzip may come as one file after another, and members may end anywhere in what the network brings."""
+    members = b"".join(gzip.compress(DATA[at : at + 700]) for at in range(0, len(DATA), 700))
+
+    def answer(_seen: object) -> web.Response:
+        return web.Response(body=members[:cut], headers={"Content-Encoding": "gzip"})
+
+    async with scripted(answer) as script, world(script.address) as here:
+        if cut is None:
+            assert await read(here, script.address, blob(DATA)) == DATA
+        else:
+            with pytest.raises(Unavailable, match="ended early"):
+                await read(here, script.address, blob(DATA))
 
 
 @pytest.mark.parametrize(

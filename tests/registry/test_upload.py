@@ -50,6 +50,7 @@ BODIES = [pytest.param(LARGE, id="large"), pytest.param(SMALL, id="small")]
         pytest.param(
             "https://r/v2/", "https://r/v2/1?a=%40+b", "https://r/v2/1?a=%40+b", id="absolute"
         ),
+        pytest.param("https://r/v2/", "/v2/1?a=%2F#b", "https://r/v2/1?a=%2F", id="fragment"),
         pytest.param("https://r/v2/", "http://r/v2/1", "https://r/v2/1", id="lost-tls"),
         pytest.param(
             "https://r:5000/v2/", "https://r/v2/1?a=1", "https://r:5000/v2/1?a=1", id="lost-port"
@@ -76,6 +77,8 @@ def test_resolve_location(base: str, location: str, expected: str) -> None:
 @pytest.mark.parametrize(
     "location",
     [
+        "",
+        "#here",
         "ftp://r/x",
         "http://[::1",
         "mailto:a@b",
@@ -547,6 +550,29 @@ async def test_least_piece() -> None:
             await here.target(b.address).upload_blob(blob(LARGE), sent(LARGE))
 
         assert sum(r.method == "PATCH" for r in b.requests) == 2
+
+
+@pytest.mark.parametrize("form", [Form.PATCHED, Form.CHUNKED])
+async def test_pieces_without_a_location(form: Form) -> None:
+    """A registry that tells no new Location after a PATCH means the old one."""
+    received = bytearray()
+
+    def answer(seen: Seen) -> web.Response:
+        if seen.method == "PATCH":
+            received.extend(seen.body)
+            return web.Response(status=202)
+        if seen.method == "POST":
+            return web.Response(status=202, headers={"Location": "/v2/x/blobs/uploads/1?a=%2F"})
+        return web.Response(status=201 if seen.method == "PUT" else 404)
+
+    async with scripted(answer) as script, world(script.address) as here:
+        endpoint = here.transport.endpoint(script.address)
+        endpoint.form, endpoint.chunk = form, MIB
+        await here.target(script.address).upload_blob(blob(LARGE), sent(LARGE))
+
+        assert bytes(received) == LARGE
+        commit = script.seen[-1].target
+        assert commit.startswith("/v2/x/blobs/uploads/1?a=%2F&digest=")
 
 
 # Locations that cannot be used
