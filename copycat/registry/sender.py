@@ -94,7 +94,7 @@ class Sender:
             answer = await self._follow(endpoint, call, header, exchange.credentials)
             status = answer.response.status
             if answer.foreign or status not in _HINTS or status in call.accept - {401}:
-                if status < 400 and not answer.foreign:
+                if status < 400 or answer.foreign:  # who sends us on to a store has let us in
                     exchange.accepted()
                 return answer
             reply = await self._wire.read(endpoint, call, answer)

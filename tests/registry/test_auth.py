@@ -598,6 +598,29 @@ async def test_realm_with_a_query() -> None:
         assert "GET /token?a=%2F&scope=repository:team/app:pull" in script.targets()
 
 
+async def test_tokens_that_run_out_before_a_store() -> None:
+    """A registry that sends us to a store for every blob takes the next token, too, each time one has run out."""
+    issued: list[str] = []
+
+    async with scripted(lambda _: web.Response(body=b"{}")) as store:
+
+        def answer(seen: Seen) -> web.Response:
+            if seen.target.startswith("/token"):
+                issued.append(f"t{len(issued)}")
+                return web.json_response({"token": issued[-1], "expires_in": 3600})
+            if issued and seen.headers.get("Authorization") == f"Bearer {issued[-1]}":
+                return web.Response(status=307, headers={"Location": f"{store.url}/x"})
+            realm = f'Bearer realm="http://{seen.headers["Host"]}/token"'
+            return web.Response(status=401, headers={"WWW-Authenticate": realm})
+
+        async with scripted(answer, pings=True) as script, world(script.address) as here:
+            source = here.source(script.address)
+            for times in range(1, 4):
+                assert await source.get_blob(described(b"{}")) == b"{}"
+                assert len(issued) == times
+                issued[-1] = f"gone{times}"
+
+
 async def test_the_registry_knows_its_scope() -> None:
     """A repository's own challenge names another scope than ours: that one is asked for."""
     scopes: list[str] = []
