@@ -1,6 +1,6 @@
 """Copy the same images with every tool that is on the PATH, in turn, and print what it took.
 
-    python -m bench.rivals [W1 W3 W4 W5] [--runs 5] [--disk] [--registry docker-registry]
+    python -m bench.rivals [W1 W3 W4 W5] [--runs 5] [--disk] [--tls] [--registry docker-registry]
 
 W1: one image, 8 layers of 128 MiB. W1/2: 16 of them, so that the difference is 1 GiB. W2: 2 GiB, one
 layer of 1.5. W3: 200 small images of 6 layers, 4 of them shared. W3/signatures: the same with
@@ -10,7 +10,8 @@ connection (toxiproxy).
 
 Needs docker-registry (Debian) for source and target; skopeo, crane, regctl, regsync and oras are measured
 where they are installed. Every run gets an empty target, whose storage is a directory in memory (/dev/shm) unless `--disk`
-is given: a disk that is shared with the tool under test would be what is measured. Wall and CPU seconds are
+is given: a disk that is shared with the tool under test would be what is measured. With `--tls` both ends have
+certificates of an authority made for the run, which SSL_CERT_FILE makes every tool trust. Wall and CPU seconds are
 those of the whole process tree, peak memory that of its largest process; requests and bytes are counted
 at the registries. Tools take turns, so what else the machine does falls on all of them.
 """
@@ -30,6 +31,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import trustme
 import yaml
 
 from copycat.sandbox.images import Image, image, layer
@@ -51,6 +53,11 @@ class Job:
     target: str
     names: list[str]
     folder: Path
+    tls: bool = False
+
+    def plain(self, *flags: str) -> str:
+        """Flags for registries without TLS, with a blank before them, or nothing."""
+        return "" if self.tls else " ".join(["", *flags])
 
     def pairs(self) -> str:
         """One line per image, for xargs."""
@@ -83,7 +90,9 @@ class Workload:
 def copycat(job: Job) -> list[str]:
     file = job.folder / "images.txt"
     file.write_text("".join(f"{job.source}/{name}\n" for name in job.names))
-    line = f"xargs -a {file} {sys.executable} -m copycat mirror --insecure --target {job.target}"
+    # an address without a name may be contacted when it is named
+    named = f"env ALLOWED_REGISTRIES={job.source} " if job.tls else ""
+    line = f"{named}xargs -a {file} {sys.executable} -m copycat mirror{job.plain('--insecure')} --target {job.target}"
     return ["sh", "-ec", line]
 
 
@@ -94,27 +103,28 @@ def skopeo(job: Job) -> list[str]:
         repository, _, tag = name.rpartition(":")
         images.setdefault(repository, []).append(tag)
     file = job.folder / "skopeo.yml"
-    file.write_text(yaml.safe_dump({job.source: {"images": images, "tls-verify": False}}))
+    file.write_text(yaml.safe_dump({job.source: {"images": images, "tls-verify": job.tls}}))
     line = (
         f"rm -f {Path.home()}/.local/share/containers/cache/blob-info-cache-v1.boltdb"
         " /var/lib/containers/cache/blob-info-cache-v1.boltdb; exec skopeo sync --all --preserve-digests"
-        f" --src yaml --dest docker --dest-tls-verify=false {file} {job.target}/{SYNCED}"
+        f" --src yaml --dest docker --dest-tls-verify={str(job.tls).lower()} {file} {job.target}/{SYNCED}"
     )
     return ["sh", "-ec", line]
 
 
 def crane(job: Job) -> list[str]:
-    return _xargs(job, "crane copy --insecure")
+    return _xargs(job, f"crane copy{job.plain('--insecure')}")
 
 
 def oras(job: Job) -> list[str]:
-    return _xargs(job, "oras cp --from-plain-http --to-plain-http --no-tty")
+    plain = job.plain("--from-plain-http", "--to-plain-http")
+    return _xargs(job, f"oras cp{plain} --no-tty")
 
 
 def regsync(job: Job) -> list[str]:
     file = job.folder / "regsync.yml"
     hosts = [
-        {"registry": host, "tls": "disabled", "reqConcurrent": 8}
+        {"registry": host, "tls": "enabled" if job.tls else "disabled", "reqConcurrent": 8}
         for host in (job.source, job.target)
     ]
     sync = [
@@ -173,6 +183,17 @@ def fill(source: DockerRegistry, workload: str) -> Workload:
     )
 
 
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key, of an authority that this process and its children trust alone."""
+    authority, files = trustme.CA(), (folder / "certificate.pem", folder / "key.pem")
+    issued = authority.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(files[0])
+    issued.private_key_pem.write_to_path(files[1])
+    authority.cert_pem.write_to_path(folder / "authority.pem")
+    os.environ["SSL_CERT_FILE"] = str(folder / "authority.pem")
+    return files
+
+
 def put(source: DockerRegistry, repository: str, made: Image) -> None:
     """Push a made image."""
     manifests = [(m.media_type, m.data) for m in made.manifests]
@@ -223,8 +244,12 @@ def runs(workload: str, options: argparse.Namespace) -> Iterator[tuple[str, Run]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         memory = None if options.disk else "/dev/shm"
         targets = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory)))
-        source = stack.enter_context(DockerRegistry(folder / "source", program=options.registry))
-        what = fill(source, workload)
+        with DockerRegistry(folder / "source", program=options.registry) as plain:
+            what = fill(plain, workload)
+        tls = certificate(folder) if options.tls else None
+        source = stack.enter_context(
+            DockerRegistry(folder / "source", program=options.registry, tls=tls)
+        )
         lines = stack.enter_context(Lines(*slow(latency=20, rate=25_000))) if what.slow else None
         for number in range(options.runs):
             for name in options.tools if what.signatures == "none" else ("copycat",):
@@ -232,8 +257,11 @@ def runs(workload: str, options: argparse.Namespace) -> Iterator[tuple[str, Run]
                     print(f"{name} is not installed", file=sys.stderr)
                     continue
                 directory = targets / f"{name}-{number}"
-                with DockerRegistry(directory, program=options.registry) as target:
-                    yield name, one(name, source, target, what, lines, check=number == 0)
+                with DockerRegistry(directory, program=options.registry, tls=tls) as target:
+                    yield (
+                        name,
+                        one(name, source, target, what, lines, check=number == 0, tls=options.tls),
+                    )
                 shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -245,12 +273,13 @@ def one(
     lines: Lines | None,
     *,
     check: bool,
+    tls: bool,
 ) -> Run:
     """One run of one tool."""
     ends = [source.address, target.address]
     if lines is not None:
         ends = [lines.to(end) for end in ends]
-    command = TOOLS[name](Job(ends[0], ends[1], what.names, target.directory))
+    command = TOOLS[name](Job(ends[0], ends[1], what.names, target.directory, tls))
     if what.warm:
         measure(command)
     position, read = source.position(), target.bytes_read()
@@ -294,6 +323,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=TOOLS)
     parser.add_argument("--disk", action="store_true", help="keep the target's content on disk")
+    parser.add_argument("--tls", action="store_true", help="both registries over TLS")
     parser.add_argument("--registry", default="docker-registry", help="the registries' executable")
     options = parser.parse_args()
     for workload in options.workloads:
