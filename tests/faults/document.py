@@ -25,8 +25,9 @@ Every fault that a registry or the way to it is known for, at every step of a co
 program makes of it. Each row is tested against the whole engine over real sockets; a test keeps this table true.
 
 After each of these, whatever became of the copy: nothing that is not whole has a tag at the target, every connection,
-permit and task is given back, and no upload is left open at a registry that lets it be cancelled. "Temporary" means
-that the program comes back to it by itself; other failures wait for a change, a longer time or a person
+permit and task is given back, and every upload is cancelled at a registry that lets it be. (distribution may still
+be writing down a body that was cut when the cancelling reaches it, and then keeps the rest until it purges
+uploads.) "Temporary" means that the program comes back to it by itself; other failures wait for a change, a longer time or a person
 ([configuration](configuration.md), `failureCooldownMinutes`).
 
 Steps: {steps}.
