@@ -25,8 +25,9 @@ from copycat.progress import Outcome, Reporter
 
 __all__ = ["WORKERS", "make_inventory", "mirror", "workload_of"]
 
-#: Images worked on at a time.
-WORKERS = 12
+#: Images worked on at a time: more than blobs in flight, because images also wait for blobs that others bring, and for
+#: lines with a long way. (20 images through 20 ms took a fifth less than with 12.)
+WORKERS = 24
 #: Seconds between looks at a queue that may have become empty without a word.
 _LOOK = 0.1
 
