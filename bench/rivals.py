@@ -12,8 +12,8 @@ Needs docker-registry (Debian) for source and target; skopeo, crane, regctl, reg
 where they are installed. Every run gets an empty target, whose storage is a directory in memory (/dev/shm) unless `--disk`
 is given: a disk that is shared with the tool under test would be what is measured. With `--tls` both ends have
 certificates of an authority made for the run, which SSL_CERT_FILE makes every tool trust. Wall and CPU seconds are
-those of the whole process tree, peak memory that of its largest process; requests and bytes are counted
-at the registries. Tools take turns, so what else the machine does falls on all of them.
+those of the whole process tree, peak memory that of its largest process; requests (at the source, and at the
+target) and bytes are counted at the registries. Tools take turns, so what else the machine does falls on all of them.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class Run:
     cpu: float
     rss: float
     requests: int
+    sent: int
     pulled: float
     pushed: float
 
@@ -282,16 +283,17 @@ def one(
     command = TOOLS[name](Job(ends[0], ends[1], what.names, target.directory, tls))
     if what.warm:
         measure(command)
-    position, read = source.position(), target.bytes_read()
+    position, before, read = source.position(), target.position(), target.bytes_read()
     wall, cpu, rss = measure(command, signatures=what.signatures)
     if lines is not None:
         for end in ends:
             lines.end(end)
     asked = source.requests(start=position)
     pushed = (target.bytes_read() - read) / MIB
+    sent = len(target.requests(start=before))
     if check:
         verify(source, target, what, synced=name == "skopeo")
-    return Run(wall, cpu, rss, len(asked), sum(map(_served, asked)) / MIB, pushed)
+    return Run(wall, cpu, rss, len(asked), sent, sum(map(_served, asked)) / MIB, pushed)
 
 
 def _served(request: Request) -> int:
@@ -303,13 +305,13 @@ def table(workload: str, found: dict[str, list[Run]], *, count: int) -> None:
     print(f"{workload}: median of {count} (x = this program's wall in the tool's)")
     ours = statistics.median(run.wall for run in found["copycat"]) if "copycat" in found else 0.0
     for name, all_runs in found.items():
-        wall, cpu, rss, asked, pulled, pushed = (
+        wall, cpu, rss, asked, sent, pulled, pushed = (
             statistics.median(getattr(run, key) for run in all_runs)
-            for key in ("wall", "cpu", "rss", "requests", "pulled", "pushed")
+            for key in ("wall", "cpu", "rss", "requests", "sent", "pulled", "pushed")
         )
         print(
             f"  {name:8} wall {wall:7.2f} s (x {ours / wall:4.2f})  cpu {cpu:6.2f} s  rss {rss:5.0f} MiB"
-            f"  source requests {asked:5.0f}  MiB pulled {pulled:7.1f} pushed {pushed:7.1f}",
+            f"  requests {asked:5.0f} and {sent:5.0f}  MiB pulled {pulled:7.1f} pushed {pushed:7.1f}",
             flush=True,
         )
 
