@@ -421,8 +421,8 @@ def execute(arguments: Sequence[str], *, program: Program | None = None) -> NoRe
 
 def _leave(end: SystemExit) -> NoReturn:
     """End at once: taking a thousand modules apart takes longer than most requests. Everything is closed by now."""
-    if not isinstance(end.code, int | None):
-        raise end
+    if sys.getprofile() or sys.gettrace() or not isinstance(end.code, int | None):
+        raise end  # a profiler has something to write yet
     logging.shutdown()
     code = end.code or 0
     for stream in filter(None, (sys.stdout, sys.stderr)):

@@ -503,6 +503,15 @@ def test_no_output() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_profiler_gets_its_say(tmp_path: Path) -> None:
+    """The process leaves at once, but not before who measures it has written what was measured."""
+    found = tmp_path / "profile"
+    command = [sys.executable, "-m", "cProfile", "-o", str(found), "-m", "copycat", "--version"]
+    subprocess.run(command, capture_output=True, check=True)
+
+    assert found.stat().st_size > 0
+
+
 def test_no_configuration() -> None:
     """A start without any configuration says what is missing and how to give it."""
     done = python("run")
