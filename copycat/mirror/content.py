@@ -96,11 +96,10 @@ class Content:
             document = await (self.target.get_manifest(digest) if stands else self.fetch(digest))
         lacking = len(self.missing)
         await self._copy(document, inspect=stands)
+        self.pushed = True
         if len(self.missing) > lacking:
-            await self.put(document, incomplete_tag(digest))
             return
         self.pulled = True
-        await self.put(document, digest.anchor)
         self.anchored.add(digest)
         self.look_at(digest)
 
@@ -132,7 +131,10 @@ class Content:
 
     async def _copy(self, document: Document, *, inspect: bool) -> None:
         # what an earlier root of this attempt lacks stays on the list; what a try found out about this one does not
-        before = tuple(self.missing)
+        before, digest = tuple(self.missing), document.digest
+
+        def mark() -> str:
+            return incomplete_tag(digest) if len(self.missing) > len(before) else digest.anchor
 
         async def anew() -> None:
             self.missing = list(before)
@@ -147,7 +149,7 @@ class Content:
                 missing=self.missing,
             )
             try:
-                await self.copier.copy(job, document)
+                await self.copier.copy(job, document, name=mark)
             finally:
                 self.pulled |= job.read and len(self.missing) == len(before)
 

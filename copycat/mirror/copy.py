@@ -1,7 +1,7 @@
 """Copying one image's graph into a repository of the target: leaves first, everything once.
 
-Nothing here writes a tag: after a crash at any point there are only objects that no tag names, and the
-next run finds them by HEAD.
+No tag is written before everything that it stands for: after a crash at any point there are only objects that no
+tag names, and the next run finds them by HEAD.
 
 The order of writes is that of the distribution specification: blobs, the manifests that need them,
 indexes, the root.
@@ -9,11 +9,14 @@ indexes, the root.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import anyio
 
 from copycat.errors import InvalidManifest, NotFound, Throttled, UploadRejected, one_error
 from copycat.mirror.blobs import SMALL, Blobs
 from copycat.mirror.job import MAX_NODES, Copy, Direction, Progress, Transfer, served_elsewhere
+from copycat.oci.digest import Digest
 from copycat.oci.manifest import (
     INDEX_TYPES,
     MANIFEST_TYPES,
@@ -49,28 +52,42 @@ class Copier:
         """Args: `blobs` brings what the manifests need."""
         self.blobs = blobs
 
-    async def copy(self, job: Copy, root: Document) -> None:
-        """Bring the root and everything below it to the target, by digest; no tag is written.
+    async def copy(
+        self, job: Copy, root: Document, *, name: Callable[[], str] | None = None
+    ) -> None:
+        """Bring the root and everything below it to the target, by digest.
+
+        Args: `name` says, when everything below the root stands, under which tag the root is written. That one request
+            stores it under its digest too (distribution-spec, "Pushing Manifests").
 
         Raises:
             RegistryError: a side failed; `side` says which.
             InvalidManifest: the graph is over a limit, or part of it cannot be read.
         """
         job.enter(root.digest)
-        await self._node(job, root, depth=0)
+        await self._node(job, root, depth=0, name=name)
 
     # Manifests
 
     async def _node(
-        self, job: Copy, document: Document, *, depth: int, stands: bool = False
+        self,
+        job: Copy,
+        document: Document,
+        *,
+        depth: int,
+        stands: bool = False,
+        name: Callable[[], str] | None = None,
     ) -> None:
         if isinstance(document, Index):
             await self._children(job, document, depth=depth)
         else:
             await self.blobs.bring(job, document)
         job.read = job.read or depth == 0
-        if not stands:
-            await self._put(job, document, depth=depth)
+        # a tag's PUT stores the bytes under their sha256 digest, and under no other
+        if not stands and (name is None or document.digest.algorithm != "sha256"):
+            await self._put(job, document, document.digest, depth=depth)
+        if name is not None:
+            await self._put(job, document, name(), depth=depth)
         job.leave(document.digest)
 
     async def _children(self, job: Copy, index: Index, *, depth: int, trust: bool = True) -> None:
@@ -130,11 +147,13 @@ class Copier:
             document = await side.get_manifest(child.digest, size=child.size)
         await self._node(job, document, depth=depth, stands=stands)
 
-    async def _put(self, job: Copy, document: Document, *, depth: int) -> None:
-        """PUT by digest. A target that misses something is told the truth: what was believed is checked again."""
+    async def _put(
+        self, job: Copy, document: Document, reference: str | Digest, *, depth: int
+    ) -> None:
+        """PUT. A target that misses something is told the truth: what was believed is checked again."""
         for attempt in (1, 2, 3):
             try:
-                if await job.target.put_manifest(document, document.digest):
+                if await job.target.put_manifest(document, reference):
                     job.listed.add(document.digest)
             except (UploadRejected, NotFound) as error:
                 if attempt == 3 or error.code not in _MISSING:

@@ -286,8 +286,7 @@ class Signatures:
         if present is not None and present.digest == found.digest:
             return True
         document = await look.source.get_manifest(found.digest)
-        await self._copier.copy(look.job(), document)
-        await look.target.put_manifest(document, document.digest.anchor)
+        await self._copier.copy(look.job(), document, name=lambda: document.digest.anchor)
         why = await self._stays(look, present.digest) if present is not None else ""
         if why:
             look.notes.append(

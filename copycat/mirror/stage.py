@@ -157,12 +157,11 @@ class StagedRepository(Repository):
         """Note it, and take a referrer for listed. Raises what a real one would meet, as far as that is known without writing."""
         self.check_size(document, reference)
         await self._enter(document.digest)
-        if isinstance(reference, Digest):
-            absent = self._stage.presence[self.name] is Presence.ABSENT
-            # a run writes it again where it stands without being known to be whole
-            if absent or await self.head_manifest(reference) is None:
-                self._notes.manifests += 1
-        else:
+        absent = self._stage.presence[self.name] is Presence.ABSENT
+        staged = (self.name, str(document.digest)) in self._stage.documents
+        if not staged and (absent or await self.head_manifest(document.digest) is None):
+            self._notes.manifests += 1
+        if not isinstance(reference, Digest):
             before = await self.head_manifest(reference)
             self._notes.tags.append(
                 TagWrite(

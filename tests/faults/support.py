@@ -142,7 +142,7 @@ STEPS: Mapping[str, Step] = {
         Step("I", "target", Phase.START_UPLOAD),
         Step("U", "target", Phase.UPLOAD_BODY),
         Step("C", "target", Phase.COMMIT),
-        Step("M", "target", Phase.PUT_MANIFEST, 3),
+        Step("M", "target", Phase.PUT_MANIFEST, 2),
         Step("R", "source", Phase.REFERRERS),
     )
 }
