@@ -55,11 +55,7 @@ class Sender:
                 return answer
         if self._quotas.outdated(endpoint, exchange.credentials):
             await self._heads.do(key, lambda: self._ask(endpoint, call, exchange))
-        return await self._counted(endpoint, call, exchange)
-
-    async def _counted(self, endpoint: Endpoint, call: Call, exchange: Exchange) -> Answer:
-        with self._quotas.pull(endpoint, exchange.credentials, call.place):
-            return await self._exchanged(endpoint, call, exchange)
+        return await self._exchanged(endpoint, call, exchange)
 
     async def _first(
         self, key: tuple[str, str], endpoint: Endpoint, call: Call, exchange: Exchange
@@ -73,7 +69,7 @@ class Sender:
         try:
             if self._quotas.heard(endpoint, exchange.credentials):
                 return None
-            return await self._counted(endpoint, call, exchange)
+            return await self._exchanged(endpoint, call, exchange)
         finally:
             if mine:
                 lock.release()
@@ -82,7 +78,9 @@ class Sender:
 
     async def _ask(self, endpoint: Endpoint, call: Call, exchange: Exchange) -> None:
         """What is left of the quota now: HEAD of the same thing, which is free."""
-        answer = await self._exchanged(endpoint, replace(call, method="HEAD"), exchange)
+        answer = await self._exchanged(
+            endpoint, replace(call, method="HEAD", counted=False), exchange
+        )
         answer.response.release()
         if self._quotas.outdated(endpoint, exchange.credentials):
             self._quotas.forget(endpoint, exchange.credentials)
@@ -91,7 +89,7 @@ class Sender:
         """Send with the login's header; after a refusal that it can answer, send again."""
         while True:
             header = await exchange.header()
-            answer = await self._follow(endpoint, call, header, exchange.credentials)
+            answer = await self._guarded(endpoint, call, header, exchange.credentials)
             status = answer.response.status
             if answer.foreign or status not in _HINTS or status in call.accept - {401}:
                 if status < 400 or answer.foreign:  # who sends us on to a store has let us in
@@ -102,6 +100,15 @@ class Sender:
                 if status != 400:
                     self._metrics.auth_failures.labels(endpoint.label).inc()
                 return replace(answer, body=reply.body)
+
+    async def _guarded(
+        self, endpoint: Endpoint, call: Call, header: str | None, credentials: Credentials | None
+    ) -> Answer:
+        """Each login has a quota of its own: after a refusal the next one's is asked."""
+        if not call.counted:
+            return await self._follow(endpoint, call, header, credentials)
+        with self._quotas.pull(endpoint, credentials, call.place):
+            return await self._follow(endpoint, call, header, credentials)
 
     async def _follow(
         self, endpoint: Endpoint, call: Call, header: str | None, credentials: Credentials | None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import anyio
 import pytest
-from aiohttp import web
+from aiohttp import encode_basic_auth, web
 
 from copycat.errors import Throttled
 from copycat.metrics import Metrics
@@ -249,6 +249,37 @@ async def test_accounts_and_registries() -> None:
             await both.source(other.address).get_manifest(Digest.parse(image.digest))
             keys.credentials.append(LOGIN)
             await source.get_manifest(here.digest)
+
+
+async def test_the_next_login_has_its_reserve() -> None:
+    """A login that is refused is no way around the reserve of the one after it."""
+    body = (
+        b'{"schemaVersion":2,"config":{"digest":"sha256:' + b"0" * 64 + b'","size":1},"layers":[]}'
+    )
+    wrong = Credentials(username="old", password="gone")
+    pulls: list[str] = []
+
+    def answer(seen: Seen) -> web.Response:
+        login = seen.headers.get("Authorization", "")
+        if login != encode_basic_auth("me", "secret"):
+            return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="x"'})
+        pulls.append(seen.method)
+        return web.Response(
+            body=body,
+            headers={
+                "Content-Type": "application/vnd.oci.image.manifest.v1+json",
+                "ratelimit-limit": "100;w=21600",
+                "ratelimit-remaining": "10;w=21600",
+            },
+        )
+
+    keys = Keys(LOGIN)
+    async with scripted(answer) as script, world(script.address, keys=keys) as here:
+        await here.source(script.address).get_manifest(Digest.of(body))
+        keys.credentials.insert(0, wrong)
+        with pytest.raises(Throttled, match="pullQuotaReserve"):
+            await here.source(script.address).get_manifest(Digest.of(body))
+    assert pulls == ["GET"]
 
 
 async def test_the_target_has_no_reserve() -> None:
