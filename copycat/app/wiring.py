@@ -109,6 +109,7 @@ async def open_engine(
                 policy=HostPolicy(
                     named=settings.named_hosts | {builder.registry},
                     deny_private=settings.deny_private_networks,
+                    cluster=environ.get("KUBERNETES_SERVICE_HOST", ""),
                 ),
                 hosts=_hosts(settings),
                 target_registries=frozenset({builder.registry}),

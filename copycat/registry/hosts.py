@@ -110,6 +110,8 @@ class HostPolicy:
     named: frozenset[str]
     """Hosts from the configuration, with or without port; they may be anything, anywhere."""
     deny_private: bool = False
+    cluster: str = ""
+    """KUBERNETES_SERVICE_HOST: where the API server lives, and that this is a pod; empty elsewhere."""
 
     def is_named(self, host: str, port: int | None) -> bool:
         """Whether the configuration names the host (any port) or exactly this port of it."""
@@ -140,6 +142,14 @@ class HostPolicy:
             registry=host,
         )
 
+    @property
+    def _api_server(self) -> str:
+        """The address of the cluster's API server as ipaddress spells it, empty if none is known."""
+        try:
+            return str(ipaddress.ip_address(self.cluster.strip("[]")))
+        except ValueError:  # none, or a name
+            return ""
+
     def allows_address(self, address: str) -> bool:
         """Whether a host that is not named may live at this address."""
         ip = ipaddress.ip_address(address.partition("%")[0])
@@ -150,6 +160,8 @@ class HostPolicy:
             if inner is not None:
                 return self.allows_address(str(inner))
         if ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_unspecified:
+            return False
+        if str(ip) == self._api_server:
             return False
         return str(ip) not in _METADATA and (ip.is_global or not self.deny_private)
 
@@ -170,10 +182,17 @@ class FilteringResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """As the inner one, less what the policy forbids. Raises AddressRefused if nothing is left."""
-        found = await self._inner.resolve(host, port, family)
+        """As the inner one, less what the policy forbids. Raises AddressRefused if nothing is left.
+
+        In a pod the search domains would make a cluster's service of `kubernetes.default` or `registry.team`,
+        so a name that the configuration does not hold is looked up as the whole name that it is.
+        """
         if self._policy.is_named(host, port) or f"{host}:{port}" in self._proxies:
-            return found
+            return await self._inner.resolve(host, port, family)
+        whole = f"{host.rstrip('.')}." if self._policy.cluster else host
+        found = await self._inner.resolve(whole, port, family)
+        for row in found:
+            row["hostname"] = host  # what the certificate is checked against
         kept = [row for row in found if self._policy.allows_address(row["host"])]
         if found and not kept:
             raise AddressRefused(

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from aiohttp.abc import AbstractResolver, ResolveResult
 from moto.server import ThreadedMotoServer
 
 from copycat.app.oneshot import mirror
 from copycat.app.wiring import open_engine
 from copycat.config.settings import Settings
 from copycat.config.sources import load
-from copycat.errors import ConfigError
+from copycat.errors import ConfigError, CopycatError
 from copycat.metrics import Metrics
 from copycat.progress import Lines
+from copycat.registry.repository import Repository
 from copycat.sandbox.registry import Registry
 from tests.app.support import World
 
@@ -155,6 +159,50 @@ async def test_bandwidth_of_the_file_reaches_the_copies(world: World) -> None:
     reference = world.image("team/app:1")
     assert await mirror(settings, references=[reference], manifests=[], reporter=Lines(out))
     assert 0.25 < time.monotonic() - begun < 5
+
+
+class Search(AbstractResolver):
+    """A pod's resolver: notes the names that it is asked for, finds none."""
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        self.asked.add(host)
+        raise OSError("Name or service not known")
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+@pytest.mark.parametrize(
+    ("environ", "name"),
+    [({"KUBERNETES_SERVICE_HOST": "10.96.0.1"}, "kubernetes.default."), ({}, "kubernetes.default")],
+)
+async def test_a_pod_resolves_whole_names(environ: dict[str, str], name: str) -> None:
+    """In a pod, the host of an image is not completed by search domains."""
+    settings = load(
+        path="/nonexistent/copycat.yaml",
+        environ={},
+        flags={"target_kind": "docker", "docker.registry": "registry.example"},
+    )
+    found = Search()
+
+    async def at_once(seconds: float) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    async with open_engine(
+        settings,
+        metrics=Metrics(version="test"),
+        resolver=found,
+        environ=environ,
+        sleep=at_once,
+    ) as engine:
+        with pytest.raises(CopycatError):
+            await Repository(engine.transport, "kubernetes.default", "apis").head_manifest("1")
+    assert found.asked == {name}
 
 
 async def test_what_is_not_needed_is_not_imported() -> None:

@@ -130,6 +130,49 @@ class Known(AbstractResolver):
         self.closed = True
 
 
+class Pod(Known):
+    """Resolves as a pod does: search domains find services for a name that does not end in a dot."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        if host.endswith(".") and host != "ghcr.io.":
+            raise OSError("Name or service not known")
+        return await super().resolve(host, port, family)
+
+
+@pytest.mark.parametrize("host", ["kubernetes.default", "dns.kube-system", "registry.team"])
+async def test_search_domains_lead_to_no_service(host: str) -> None:
+    """In a pod, an image's host is never completed to the name of a service; a named one may be."""
+    inner, named = Pod("10.96.0.10"), frozenset({"named.team"})
+    resolver = FilteringResolver(inner, HostPolicy(named=named, cluster="10.96.0.1"))
+
+    with pytest.raises(OSError, match="not known"):
+        await resolver.resolve(host, 443)
+    assert [r["hostname"] for r in await resolver.resolve("ghcr.io", 443)] == ["ghcr.io"]
+    assert [r["hostname"] for r in await resolver.resolve("ghcr.io.", 443)] == ["ghcr.io."]
+    assert len(await resolver.resolve("named.team", 443)) == 1
+    outside = FilteringResolver(inner, HostPolicy(named=named))
+    assert len(await outside.resolve(host, 443)) == 1
+
+
+@pytest.mark.parametrize(
+    ("cluster", "address"),
+    [
+        ("10.96.0.1", "10.96.0.1"),
+        ("10.96.0.1", "::ffff:10.96.0.1"),
+        ("fd00:0::1", "fd00::1"),
+        ("[fd00::1]", "fd00::1"),
+        ("34.1.2.3", "34.1.2.3"),
+    ],
+)
+def test_api_server_is_no_registry(cluster: str, address: str) -> None:
+    """A host that is not named may not live where the cluster's API server does, private or public."""
+    assert not HostPolicy(named=frozenset(), cluster=cluster).allows_address(address)
+    assert HostPolicy(named=frozenset(), cluster=cluster).allows_address("8.8.8.8")
+    assert HostPolicy(named=frozenset(), cluster="api.example.com").allows_address(address)
+
+
 async def test_resolver_filters() -> None:
     """Forbidden addresses are dropped before a connection is made; a named host keeps all of its own."""
     inner = Known("127.0.0.1", "8.8.8.8")
