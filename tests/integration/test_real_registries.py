@@ -202,6 +202,10 @@ WORLDS: Mapping[str, Callable[[Path], Any]] = {
     "reset": lambda directory: breaking(
         directory, {**_toxic("reset_peer", timeout=200), "toxicity": 0.2}
     ),
+    # the same, but it ends in silence instead of a reset
+    "timeout": lambda directory: breaking(
+        directory, {**_toxic("timeout", timeout=300), "toxicity": 0.2}
+    ),
     # answers come in crumbs, and connections end late
     "crumbs": lambda directory: breaking(directory, _toxic("slicer", average_size=700, delay=5)),
     "slow-close": lambda directory: breaking(directory, _toxic("slow_close", delay=500)),
