@@ -5,7 +5,6 @@ Each method imports what it needs when it is called, so that `copycat --help` st
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -60,15 +59,6 @@ class Program(Protocol):
         ...
 
 
-def _settle() -> None:
-    """Everything is imported. Modules live to the end: the collector need not look at them again. And an event loop
-    makes many short-lived objects that no cycle holds: collecting at every 700 of them costs a twentieth of the time.
-    """
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-    gc.enable()
-
-
 class RealProgram:
     """The program itself."""
 
@@ -82,7 +72,6 @@ class RealProgram:
     ) -> None:
         from copycat.app.process import run
 
-        _settle()
         await run(settings, kubeconfig=kubeconfig, context=context, load=load)
 
     async def mirror(
@@ -95,7 +84,6 @@ class RealProgram:
     ) -> bool:
         from copycat.app.oneshot import mirror
 
-        _settle()
         return await mirror(settings, references=references, manifests=manifests, reporter=reporter)
 
     async def plan(
@@ -109,7 +97,6 @@ class RealProgram:
     ) -> bool:
         from copycat.app.plan import plan
 
-        _settle()
         return await plan(
             settings, manifests=manifests, kubeconfig=kubeconfig, context=context, printer=printer
         )
