@@ -214,6 +214,14 @@ class TlsContexts:
         self._default = default
         self._built: dict[tuple[str, str, str, bool], ssl.SSLContext] = {}
 
+    async def check(self) -> None:
+        """Read the bundle for all hosts now. Raises Unavailable (for good) if it cannot be used.
+
+        Without one nothing is read: whoever speaks plain HTTP alone has no use for the system's authorities.
+        """
+        if self._ca_file:
+            await self.get(None)
+
     async def get(self, config: HostConfig | None) -> ssl.SSLContext:
         """The context for a host. Raises Unavailable (for good) if one of its files cannot be used."""
         own = config is not None and (config.insecure or config.ca_file or config.client_cert_file)

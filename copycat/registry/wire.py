@@ -93,7 +93,8 @@ class Wire:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        """Open the session."""
+        """Open the session. Raises Unavailable if registryCAFile cannot be used."""
+        await self._tls.check()
         resolver = self._resolver or aiohttp.ThreadedResolver()
         connector = aiohttp.TCPConnector(
             limit=0,

@@ -277,6 +277,16 @@ async def test_bad_files(tmp_path: Path, content: str | None) -> None:
     assert not caught.value.temporary
     with pytest.raises(Unavailable, match="for registries"):
         await TlsContexts(ca_file=str(file)).get(None)
+    with pytest.raises(Unavailable, match="for registries"):
+        await TlsContexts(ca_file=str(file)).check()
+
+
+async def test_nothing_is_read_for_nobody() -> None:
+    """Without a bundle for all hosts there is nothing to check: the system's authorities wait for a host with TLS."""
+    contexts = TlsContexts()
+    await contexts.check()
+
+    assert contexts._built == {}
 
 
 # Proxies

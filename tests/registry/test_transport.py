@@ -385,6 +385,15 @@ async def test_own_authority_of_the_storage(ca: CA, tmp_path: Path) -> None:
             await ask(here, script.address)
 
 
+async def test_an_authority_that_is_none(tmp_path: Path) -> None:
+    """A bundle for all hosts that cannot be used is told at the start, not with the first image."""
+    (tmp_path / "ca.pem").write_text("no certificate")
+
+    with pytest.raises(Unavailable, match="registryCAFile"):
+        async with world(ca_file=str(tmp_path / "ca.pem")):
+            pass
+
+
 @pytest.mark.parametrize(
     "location",
     [
