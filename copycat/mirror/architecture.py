@@ -11,6 +11,7 @@ from copycat.mirror.content import Content
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import Document, Index, Manifest
 from copycat.oci.platform import Platform
+from copycat.registry.answers import UNREADABLE
 from copycat.registry.repository import Repository
 
 __all__ = ["USUAL", "Architectures"]
@@ -69,6 +70,6 @@ class Architectures:
         raw = await source.get_blob(image.config)
         try:
             architecture = msgspec.json.decode(raw, type=_Config).architecture
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return ()
         return (architecture,) if architecture else ()

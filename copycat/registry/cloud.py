@@ -25,6 +25,7 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from copycat.errors import Unauthorized, Unavailable, printable
+from copycat.registry.answers import UNREADABLE
 from copycat.registry.hosts import Proxies, TlsContexts
 from copycat.registry.keychain import Access, Credentials
 from copycat.registry.renewable import Asker, Issued, Renewable
@@ -297,7 +298,7 @@ async def _ask(
 
     try:
         return msgspec.json.decode(body, type=_Answer)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         _nothing(who)
 
 
@@ -326,5 +327,5 @@ def _jwt_end(token: str, *, default: float) -> float:
     try:
         text = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
         return msgspec.json.decode(text, type=Claims).exp
-    except (ValueError, msgspec.DecodeError):
+    except (*UNREADABLE, ValueError):
         return default

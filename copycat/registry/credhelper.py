@@ -74,7 +74,7 @@ async def ask_helper(
 def _credentials(program: str, server: str, output: bytes) -> Credentials | None:
     try:
         answer = _ANSWER.decode(output)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # no cause: it quotes what was printed
         raise _failure(program, server, "it printed no JSON with Username and Secret") from None
 

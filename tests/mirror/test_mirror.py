@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from copycat.mirror.policy import Policy
 from copycat.mirror.request import MirrorRequest, MirrorResult, Need, RunningDigest
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import Index, parse_document
+from copycat.oci.mediatypes import OCI_MANIFEST
 from copycat.oci.platform import Platform
 from copycat.oci.reference import Reference
 from copycat.sandbox import images
@@ -732,6 +734,27 @@ async def test_arch_of_a_config_that_is_none(bench: Bench) -> None:
     ).replace(b"e30=", b"Pz8=")
     bench.source.put_blob("team/app", b"??")
     bench.source.put_manifest("team/app", body, odd.media_type, "1.0")
+    result = await bench.mirror(prefix=ARCH).run(bench.ask(repository=f"{ARCH}/app"), Need())
+    assert (result.state, result.target.repository) == ("protected", "app")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(b'{"architecture":"\xff"}', id="no-text"),
+        pytest.param(b'{"x":' + b"[" * 60_000, id="nested"),
+    ],
+)
+async def test_arch_of_a_config_that_nobody_can_read(bench: Bench, config: bytes) -> None:
+    """A config from somebody who means ill has no architecture either, and its image is copied."""
+    bench.source.put_blob("team/app", config)
+    told = {
+        "mediaType": "application/vnd.oci.image.config.v1+json",
+        "digest": str(Digest.of(config)),
+        "size": len(config),
+    }
+    body = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": told, "layers": []}
+    bench.source.put_manifest("team/app", json.dumps(body).encode(), OCI_MANIFEST, "1.0")
     result = await bench.mirror(prefix=ARCH).run(bench.ask(repository=f"{ARCH}/app"), Need())
     assert (result.state, result.target.repository) == ("protected", "app")
 

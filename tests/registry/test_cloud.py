@@ -313,6 +313,18 @@ GOOGLE_PATH = "/computeMetadata/v1/instance/service-accounts/default/token"
             lambda: web.Response(text="<html>"), Unavailable, "without a token", id="html"
         ),
         pytest.param(
+            lambda: web.Response(body=b'{"access_token":"\xff"}'),
+            Unavailable,
+            "without a token",
+            id="no-text",
+        ),
+        pytest.param(
+            lambda: web.Response(text='{"x":' + "[" * 60_000),
+            Unavailable,
+            "without a token",
+            id="nested",
+        ),
+        pytest.param(
             lambda: web.Response(text="x" * 100_000), Unavailable, "without a token", id="endless"
         ),
         pytest.param(

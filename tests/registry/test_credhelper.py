@@ -58,6 +58,7 @@ async def test_nothing(tmp_path: Path, script: str) -> None:
         pytest.param(f"{keeps('me', CANARY)}; exit 5", r"it ended with 5\.", id="after its answer"),
         pytest.param(f"echo 'Secret: {CANARY}' >&2; exit 6", r"it ended with 6\.", id="talks"),
         pytest.param(f"echo {CANARY}", "no JSON", id="no json"),
+        pytest.param("printf '{\"x\":'; head -c 20000 /dev/zero | tr '\\0' '['", "no JSON", id="nested"),
         pytest.param(f"""echo '{{"Username":"{CANARY}"}}'""", "no JSON", id="half of it"),
         pytest.param("printf '\\377\\376'", "no JSON", id="no text"),
         pytest.param("yes", "more than 64 KiB", id="endless"),
