@@ -169,7 +169,10 @@ def get_logger(name: str) -> BoundLogger:
 
 @contextmanager
 def bound(**fields: object) -> Iterator[None]:
-    """Binds fields (`image`, `target`, `reconcile_id`) to every event of a `with` block and of the tasks that it starts."""
+    """Binds fields (`image`, `target`, `reconcile_id`) to every event of a `with` block and of the tasks that it starts.
+
+    As structlog's bound_contextvars, which could not be called without importing structlog for every image.
+    """
     token = _fields.set({**_fields.get(), **fields})
     try:
         yield

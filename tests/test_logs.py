@@ -7,6 +7,8 @@ import json
 import linecache
 import logging
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -46,6 +48,23 @@ def fail(text: str) -> None:
 def events(stream: io.StringIO) -> list[dict[str, Any]]:
     """Every line, decoded."""
     return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_structlog_waits_for_an_event() -> None:
+    """What is below the level does not import it; what is not does."""
+    code = """
+import sys
+from copycat import logs
+logs.configure("warn", "json")
+logs.get_logger("x").info("unheard")
+before = "structlog" in sys.modules
+logs.get_logger("x").warning("heard")
+print(before, "structlog" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    event, modules = done.stdout.splitlines()
+    assert json.loads(event)["msg"] == "heard"
+    assert modules == "False True"
 
 
 def test_keys(stream: io.StringIO) -> None:

@@ -158,6 +158,7 @@ class StagedRepository(Repository):
         self.check_size(document, reference)
         await self._enter(document.digest)
         absent = self._stage.presence[self.name] is Presence.ABSENT
+        # what this stage has seen written is not written again, under whatever name
         staged = (self.name, str(document.digest)) in self._stage.documents
         if not staged and (absent or await self.head_manifest(document.digest) is None):
             self._notes.manifests += 1

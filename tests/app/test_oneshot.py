@@ -175,9 +175,12 @@ async def test_two_sources_of_one_tag(world: World, same: bool) -> None:
         assert told[f"{first.address}/a:1"]["state"] == "protected"
 
 
-@pytest.mark.parametrize("library", ["kr8s", "httpx", "aiobotocore", "botocore"])
+@pytest.mark.parametrize(
+    "library", ["kr8s", "httpx", "aiobotocore", "botocore", "rich", "structlog"]
+)
 def test_what_mirror_need_not_load(library: str) -> None:
-    """`copycat mirror` to a plain registry loads no client of a cluster or a cloud: they cost more than a small copy."""
+    """`copycat mirror` to a plain registry loads no client of a cluster or a cloud, and nothing that only a terminal
+    or an event needs: they cost more than a small copy."""
     code = f"import sys, copycat.cli, copycat.app.oneshot; sys.exit({library!r} in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=False)
     assert done.returncode == 0
