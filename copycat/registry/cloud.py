@@ -25,7 +25,7 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from copycat.errors import Unauthorized, Unavailable, printable
-from copycat.registry.answers import UNREADABLE
+from copycat.registry.answers import NETWORK_ERRORS, UNREADABLE
 from copycat.registry.hosts import Proxies, TlsContexts
 from copycat.registry.keychain import Access, Credentials
 from copycat.registry.renewable import Asker, Issued, Renewable
@@ -56,12 +56,15 @@ class _Answer(msgspec.Struct):
 
     access_token: str = ""
     refresh_token: str = ""
-    expires_in: int | str = 0
+    expires_in: float | str | None = None
 
     @property
     def life(self) -> float:
-        text = str(self.expires_in)
-        return float(text) if text.isdecimal() else 0.0
+        """In seconds; 0 if it does not say."""
+        try:
+            return float(self.expires_in or 0)
+        except ValueError:
+            return 0.0
 
 
 @asynccontextmanager
@@ -96,7 +99,7 @@ class GoogleKeychain:
         """Args: `session` belongs to the caller; `hosts` are the registries that get a login; the clock tells Unix time."""
         self._session = session
         self._hosts = dict(hosts)
-        host = environ.get("GCE_METADATA_HOST", "metadata.google.internal")
+        host = environ.get("GCE_METADATA_HOST") or "metadata.google.internal"
         self._url = f"http://{host}/computeMetadata/v1/instance/service-accounts/default/token"
         self._login = Renewable(self._fetch, clock=clock)
 
@@ -131,7 +134,7 @@ class GoogleKeychain:
             source="Google service account",
         )
         # The metadata server hands out the same token until five minutes before its end.
-        return Issued(credentials=credentials, life=max(answer.life - MARGIN, MARGIN))
+        return Issued(credentials=credentials, life=_usable(answer.life))
 
 
 class AzureKeychain:
@@ -151,7 +154,7 @@ class AzureKeychain:
         self._hosts = dict(hosts)
         self._environ = environ
         # the name that Azure's own SDKs read
-        metadata = environ.get("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://169.254.169.254")
+        metadata = environ.get("AZURE_POD_IDENTITY_AUTHORITY_HOST") or "http://169.254.169.254"
         self._metadata = metadata.rstrip("/")
         self._proxies = proxies or Proxies(environ)
         self._clock = clock
@@ -200,7 +203,7 @@ class AzureKeychain:
             source="Azure identity of the Pod",
         )
         life = _jwt_end(answer.refresh_token, default=self._clock() + ACR_LIFE) - self._clock()
-        return Issued(credentials=credentials, life=max(life - MARGIN, MARGIN))
+        return Issued(credentials=credentials, life=_usable(life))
 
     async def _access_token(self) -> str:
         """An access token of Microsoft Entra ID for container registries."""
@@ -228,7 +231,9 @@ class AzureKeychain:
         return answer.access_token
 
     async def _federated(self, file: str) -> _Answer:
-        authority = self._environ.get("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/")
+        authority = (
+            self._environ.get("AZURE_AUTHORITY_HOST") or "https://login.microsoftonline.com/"
+        )
         tenant = self._environ.get("AZURE_TENANT_ID", "")
         try:
             assertion = await anyio.to_thread.run_sync(Path(file).read_text, "utf-8")
@@ -282,7 +287,7 @@ async def _ask(
         ) as response:
             status = response.status
             body = await _bounded(response)
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except (*NETWORK_ERRORS, ValueError) as error:  # the last: a host that is no name at all
         text = printable(str(error) or type(error).__name__)
         raise Unavailable(f"{who} does not answer: {text}; {remedy} if this lasts.") from error
 
@@ -315,6 +320,14 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes:
 def _nothing(who: str) -> NoReturn:
     # The answer itself is not shown: it may hold what we did not find.
     raise Unavailable(f"{who} sent an answer without a token.")
+
+
+def _usable(life: float) -> float:
+    """How long a token is used that lives so long: it must not end while a request is under way.
+
+    One that does not say, or by our clock is over already, is good for a minute, as token services of registries have it.
+    """
+    return life - min(MARGIN, life / 2) if life > 0 else MARGIN
 
 
 def _jwt_end(token: str, *, default: float) -> float:

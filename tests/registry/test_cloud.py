@@ -192,6 +192,46 @@ async def test_google_renewal(google: GoogleKeychain, clouds: Clouds) -> None:
     assert len(clouds.asked) == 3
 
 
+@pytest.mark.parametrize("life", [3599.5, 3600.0, "3599", "3600.5"])
+async def test_google_life(google: GoogleKeychain, clouds: Clouds, life: float | str) -> None:
+    """A life is a number however it is written: the token serves for half of it."""
+    clouds.answers[GOOGLE_PATH] = {"access_token": "g", "expires_in": life}
+    await login(google, GAR)
+    clouds.now += 1700
+    await login(google, GAR)
+
+    assert len(clouds.asked) == 1
+
+
+@pytest.mark.parametrize("life", [None, 0, -5, "soon", "nan"])
+async def test_google_without_a_life(
+    google: GoogleKeychain, clouds: Clouds, life: float | str | None
+) -> None:
+    """A token that does not say how long it lives is a token all the same, for less than a minute."""
+    clouds.answers[GOOGLE_PATH] = {"access_token": "g", "expires_in": life}
+
+    assert (await login(google, GAR)).password == "g"
+
+    clouds.now += 40
+    await login(google, GAR)
+
+    assert len(clouds.asked) == 2
+
+
+async def test_short_lives(google: GoogleKeychain, azure: AzureKeychain, clouds: Clouds) -> None:
+    """A token that has half a minute left is renewed within it, and never used after its end."""
+    clouds.answers[GOOGLE_PATH] = {"access_token": "g", "expires_in": 30}
+    clouds.answers["/oauth2/exchange"] = {"refresh_token": jwt(clouds.now + 30)}
+    await login(google, GAR)
+    await login(azure, ACR)
+    clouds.now += 20
+    for path in (GOOGLE_PATH, "/oauth2/exchange"):
+        clouds.answers[path] = web.Response(status=503)
+    for keychain, registry in ((google, GAR), (azure, ACR)):
+        with pytest.raises(Unavailable):
+            await login(keychain, registry)
+
+
 @pytest.mark.parametrize("registry", ["docker.io", "gcr.io", ACR, "us-docker.pkg.dev"])
 async def test_google_other_hosts(google: GoogleKeychain, clouds: Clouds, registry: str) -> None:
     """A host that the configuration does not name for it gets no token, not even one of the cloud's own."""
@@ -353,6 +393,15 @@ async def test_nobody_there(session: aiohttp.ClientSession, free_tcp_port: int) 
     environ = {"GCE_METADATA_HOST": f"127.0.0.1:{free_tcp_port}"}
     with pytest.raises(Unavailable, match=r"metadata server does not answer.*Workload Identity"):
         await login(GoogleKeychain(session, hosts={GAR: ASKER}, environ=environ), GAR)
+
+
+async def test_a_service_that_is_no_host(
+    clouds: Clouds, session: aiohttp.ClientSession, azure_environ: dict[str, str]
+) -> None:
+    """A variable that names no host at all is an error like one that names nobody."""
+    environ = azure_environ | {"AZURE_AUTHORITY_HOST": "http://[::1/"}
+    with pytest.raises(Unavailable, match="Entra ID does not answer"):
+        await login(made(clouds, session, environ), ACR)
 
 
 @pytest.mark.parametrize("path", ["/tenant/oauth2/v2.0/token", "/oauth2/exchange"])
