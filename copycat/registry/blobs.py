@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-from yarl import URL
-
 from copycat.errors import DigestMismatch, TooLarge, Unauthorized
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import Descriptor
@@ -15,8 +13,8 @@ from copycat.registry.auth import Login
 from copycat.registry.calls import Call
 from copycat.registry.download import Download
 from copycat.registry.keychain import ANONYMOUS, Access
-from copycat.registry.location import next_location
 from copycat.registry.part import HEAD_UNSUPPORTED, Part
+from copycat.registry.session import Opened
 from copycat.registry.transport import Transport
 from copycat.registry.upload import OpenBody, Upload
 
@@ -39,7 +37,7 @@ class Blobs(Part):
     ) -> None:
         """No upload session is open."""
         super().__init__(transport, registry, name, push=push, access=access)
-        self._sessions: dict[Digest, URL] = {}
+        self._sessions: dict[Digest, Opened] = {}
 
     async def has_blob(self, digest: Digest) -> bool:
         """Whether the blob is there. A registry that cannot say so is taken for one that lacks it."""
@@ -133,7 +131,7 @@ class Blobs(Part):
             endpoint.mounts = True
             return True
         if reply.status == 202:
-            self._sessions[digest] = next_location(place, reply)
+            self._sessions[digest] = Opened.by(place, reply)
         elif reply.status != 404:
             endpoint.no_mount.add(from_repository)
         return False

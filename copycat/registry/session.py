@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import NamedTuple
 
 from yarl import URL
 
@@ -21,7 +22,7 @@ from copycat.registry.calls import Call
 from copycat.registry.location import next_location, with_digest
 from copycat.registry.transport import Transport
 
-__all__ = ["OffsetDiffers", "Session"]
+__all__ = ["OffsetDiffers", "Opened", "Session"]
 
 MAX_CHUNK = 1024 * 1024 * 1024
 #: A token must last this long when a body begins (seconds).
@@ -52,6 +53,21 @@ class OffsetDiffers(UploadRejected):
         self.held = held
 
 
+class Opened(NamedTuple):
+    """What an answer says that opens a session: the POST's, or a mount's that came to nothing."""
+
+    location: URL
+    least_chunk: int
+    """`OCI-Chunk-Min-Length`: bytes that every piece but the last must have."""
+
+    @classmethod
+    def by(cls, place: Place, reply: Reply) -> Opened:
+        """Raises UploadRejected or HostNotAllowed if the answer has no Location that can be used."""
+        least = reply.headers.get("OCI-Chunk-Min-Length", "")
+        known = least.isdecimal() and len(least) < 12
+        return cls(next_location(place, reply), min(int(least), MAX_CHUNK) if known else 0)
+
+
 class Session:
     """One session for one blob."""
 
@@ -62,15 +78,17 @@ class Session:
         descriptor: Descriptor,
         *,
         place: Place,
-        location: URL | None = None,
+        opened: Opened | None = None,
         renew: bool = True,
     ) -> None:
-        """Args: `location`: it is open already; `renew`: whether a body that is refused may have another login."""
+        """Args: `opened`: it is open already; `renew`: whether a body that is refused may have another login."""
         self._transport, self._login, self._descriptor = transport, login, descriptor
-        self._place, self._location = place, location
-        self._renew = renew
+        self._place, self._renew = place, renew
+        self._location: URL | None = None
         self.least_chunk = 0
-        """`OCI-Chunk-Min-Length`: bytes that every piece but the last must have."""
+        """Bytes that every piece but the last must have."""
+        if opened is not None:
+            self._location, self.least_chunk = opened
 
     async def open(self) -> None:
         """Begin it, unless it was given."""
@@ -80,11 +98,7 @@ class Session:
             self._place.registry,
             self._call("POST", path="blobs/uploads/", headers={"Content-Length": "0"}, retry=True),
         )
-        least = reply.headers.get("OCI-Chunk-Min-Length", "")
-        self.least_chunk = (
-            min(int(least), MAX_CHUNK) if least.isdecimal() and len(least) < 12 else 0
-        )
-        self._location = next_location(self._place, reply)
+        self._location, self.least_chunk = Opened.by(self._place, reply)
 
     async def patch(
         self,

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import anyio
-from yarl import URL
 
 from copycat.errors import (
     CopycatError,
@@ -31,7 +30,7 @@ from copycat.registry.calls import BodySpent
 from copycat.registry.endpoint import Form
 from copycat.registry.limits import GATE_PATIENCE
 from copycat.registry.pieces import Pieces
-from copycat.registry.session import Session
+from copycat.registry.session import Opened, Session
 from copycat.registry.transport import Transport
 
 __all__ = ["SMALL", "OpenBody", "Upload"]
@@ -108,20 +107,20 @@ class Upload:
         self._cuts: list[tuple[int, float]] = []
         self._why_pieces: RegistryError | None = None
 
-    async def send(self, open_body: OpenBody, location: URL | None = None) -> None:
+    async def send(self, open_body: OpenBody, opened: Opened | None = None) -> None:
         """Upload the blob.
 
-        Args: `location` is a session that a refused mount opened; it serves the first attempt.
+        Args: `opened` is a session that a refused mount opened; it serves the first attempt.
         Raises: the target's errors, the body's errors as they were raised.
         """
         attempts = 0
         while True:
             try:
-                await self._attempt(open_body, location)
+                await self._attempt(open_body, opened)
             except _Failed as failure:
                 if failure.look and await self._exists():
                     return
-                location = None
+                opened = None
                 attempts += not failure.free
                 if attempts >= ATTEMPTS or (failure.error.retry_after or 0) > GATE_PATIENCE:
                     raise failure.error from failure.error.__cause__
@@ -136,14 +135,14 @@ class Upload:
         if not failure.free and not failure.error.retry_after:
             await transport.sleep(transport.retry.delay(attempts, transport.jitter))
 
-    async def _attempt(self, open_body: OpenBody, location: URL | None) -> None:
+    async def _attempt(self, open_body: OpenBody, opened: Opened | None) -> None:
         """One session, which does not outlive a failure. Raises _Failed where another may do better."""
         session = Session(
             self._transport,
             self._login,
             self._descriptor,
             place=self._place,
-            location=location,
+            opened=opened,
             renew=not self._renewed,
         )
         try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
 from pathlib import Path
 
+import anyio.to_thread
 import pytest
 
 from copycat.errors import Unavailable
@@ -76,6 +79,36 @@ async def test_trouble(tmp_path: Path, script: str, problem: str) -> None:
 
     assert "docker-credential-x gave no login for a.io" in str(caught.value)
     assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param("cat {line}", id="waits for it"),
+        pytest.param("cat {line} & exit 0", id="leaves it behind"),
+        pytest.param("trap '' TERM HUP INT; cat {line}; cat {line}", id="does not want to end"),
+        pytest.param("cat {line} & yes", id="talks meanwhile"),
+    ],
+)
+async def test_children(tmp_path: Path, script: str) -> None:
+    """A helper that is stopped takes along what it started: a script that wraps a program leaves nothing running."""
+    line = tmp_path / "line"
+    os.mkfifo(line)
+    environ = install(tmp_path, "x", script.format(line=line))
+    # whoever waits for the line has opened it, and keeps it open as long as it lives
+    end = os.open(line, os.O_RDWR)
+    reader = os.open(line, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(line, os.O_WRONLY)
+    os.close(end)
+    with pytest.raises(Unavailable):
+        await ask_helper("x", "a.io", environ=environ, time_limit=0.5)
+
+    os.close(reader)
+    poll = select.poll()
+    poll.register(writer, 0)
+    nobody_reads = await anyio.to_thread.run_sync(poll.poll, 10_000)
+    os.close(writer)
+    assert nobody_reads
 
 
 async def test_does_not_listen(tmp_path: Path) -> None:
