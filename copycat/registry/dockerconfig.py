@@ -256,8 +256,8 @@ def _credentials(raw: bytes, source: str) -> Credentials | None:
 
 
 def _basic(auth: str) -> tuple[str, str]:
-    """User name and password from the base64 text of both; its padding may be missing."""
-    text = auth.strip()
+    """User name and password from the base64 text of both; its padding may be missing, and it may be broken into lines."""
+    text = "".join(auth.split())  # `base64` breaks long ones, and Docker and kubelets read them so
     try:
         decoded = base64.b64decode(text + "=" * (-len(text) % 4), validate=True).decode()
     except (binascii.Error, ValueError):

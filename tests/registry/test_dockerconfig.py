@@ -28,6 +28,11 @@ def parsed(auths: object) -> DockerConfig:
     [
         pytest.param({"auth": encoded("u:p:q")}, ("u", "p:q", "", ""), id="auth"),
         pytest.param({"auth": encoded("u:pw").rstrip("=")}, ("u", "pw", "", ""), id="no padding"),
+        pytest.param(
+            {"auth": base64.encodebytes(b"u:" + b"p" * 90).decode().replace("\n", "\r\n")},
+            ("u", "p" * 90, "", ""),
+            id="in lines",
+        ),
         pytest.param({"auth": encoded("u:p\0\0")}, ("u", "p", "", ""), id="padded with NUL"),
         pytest.param({"username": "u", "password": "p"}, ("u", "p", "", ""), id="in clear"),
         pytest.param(
