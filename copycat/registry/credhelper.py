@@ -8,6 +8,8 @@ to nobody unless it is an error of its own, and then without what looks like a s
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
@@ -98,6 +100,8 @@ async def _run(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=dict(environ),
+        # a group of its own, so that it can be stopped with all that it started
+        start_new_session=True,
     )
     output, complaint = bytearray(), bytearray()
     async with process:
@@ -106,13 +110,18 @@ async def _run(
                 tasks.start_soon(_tell, process, server)
                 tasks.start_soon(_read, process.stderr, complaint)
                 if not await _read(process.stdout, output):
-                    process.kill()
+                    _stop(process)
                     tasks.cancel_scope.cancel()
             return await process.wait(), bytes(output), bytes(complaint)
         except BaseException:
-            with suppress(ProcessLookupError):
-                process.kill()
+            _stop(process)
             raise
+
+
+def _stop(process: Process) -> None:
+    """End a helper and its children: many are scripts around a program, which would stay behind each time."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 async def _tell(process: Process, server: str) -> None:
