@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -28,6 +29,7 @@ from copycat.registry.location import resolve_location, with_digest
 from copycat.sandbox.exchange import LocationStyle
 from copycat.sandbox.faults import FaultOptions
 from copycat.sandbox.ledger import Phase
+from copycat.sandbox.profiles import PROFILES
 from copycat.sandbox.registry import Registry
 from tests.registry.support import Keys, Options, Seen, blob, scripted, sent, world
 
@@ -550,6 +552,20 @@ async def test_least_piece() -> None:
             await here.target(b.address).upload_blob(blob(LARGE), sent(LARGE))
 
         assert sum(r.method == "PATCH" for r in b.requests) == 2
+
+
+async def test_least_piece_of_a_mount_that_came_to_nothing() -> None:
+    """The session that a refused mount opened says it, too."""
+    profile = replace(PROFILES["distribution"], mount="202", chunk_minimum=MIB)
+    async with Registry(profile=profile) as b, world(b.address) as here:
+        endpoint = here.transport.endpoint(b.address)
+        endpoint.form, endpoint.chunk = Form.CHUNKED, 1000
+        target = here.target(b.address)
+        assert not await target.mount_blob(blob(LARGE), "base/os")
+        await target.upload_blob(blob(LARGE), sent(LARGE))
+
+        assert [r.method for r in b.requests] == ["GET", "POST", "PATCH", "PATCH", "PUT"]
+        assert b.violations == []
 
 
 @pytest.mark.parametrize("form", [Form.PATCHED, Form.CHUNKED])
