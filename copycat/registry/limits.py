@@ -122,15 +122,19 @@ class CircuitBreaker:
     def failure(self, path: str = "") -> None:
         """A host-level failure; `path` is empty if there was no answer at all."""
         if self._opened_until is not None:
-            if self.probing:
-                self._length = min(self._length * 2, self._longest)
-                self._opened_until = self._clock() + self._length
-            return
+            return  # of a request from before: says nothing new
         self._failures += 1
         if len(self._paths) < self._threshold:
             self._paths.add(path)
         if self._failures >= self._threshold and ("" in self._paths or len(self._paths) > 1):
             self._opened_until = self._clock() + self._length
+
+    def reopen(self) -> None:
+        """A probe failed, whatever the answer: the next one is due after twice the time."""
+        if self._opened_until is None:
+            return  # the answer to a request from before was a good one
+        self._length = min(self._length * 2, self._longest)
+        self._opened_until = self._clock() + self._length
 
 
 class HostLimits:

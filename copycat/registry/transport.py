@@ -23,6 +23,7 @@ from yarl import URL
 import copycat
 from copycat.errors import (
     NotFound,
+    RegistryError,
     Side,
     Throttled,
     TooLarge,
@@ -272,8 +273,6 @@ class Transport:
     async def _admit(self, endpoint: Endpoint, call: Call) -> None:
         """Wait at a gate that opens soon. Raises Throttled or Unavailable rather than hold a worker."""
         limits = endpoint.limits
-        if limits.breaker.is_open:
-            await self._probe(endpoint, call)
         while (wait := limits.gate.remaining()) > 0:
             if wait > GATE_PATIENCE:
                 raise Throttled(
@@ -284,6 +283,8 @@ class Transport:
                     retry_after=wait,
                 )
             await self.sleep(wait)
+        if limits.breaker.is_open:  # behind the gate: a probe is a request, too
+            await self._probe(endpoint, call)
 
     async def _probe(self, endpoint: Endpoint, call: Call) -> None:
         """The breaker is open: one request finds out whether the host is back, the others leave."""
@@ -301,6 +302,9 @@ class Transport:
         breaker.probing = True
         try:
             await self._ping(endpoint, call.place)
+        except RegistryError:
+            breaker.reopen()
+            raise
         finally:
             breaker.probing = False
 
@@ -346,6 +350,7 @@ class Transport:
         await self._ready(endpoint, call.place)
         if call.small:
             async with endpoint.limits.small:
+                await self._admit(endpoint, call)  # the host may have shut while this one waited
                 reply = await self._wire.read(
                     endpoint, call, await self._sender.send(endpoint, call)
                 )

@@ -278,8 +278,7 @@ class Wire:
         breaker = endpoint.limits.breaker
         if status in TRANSIENT and status >= 500:
             # the same tag of another repository is another object
-            thing = f"{call.repository}/{call.path}" if call.path else ""
-            breaker.failure("" if breaker.probing else thing)
+            breaker.failure(f"{call.repository}/{call.path}" if call.path else "")
         elif status != 429:
             breaker.success()
         if "Warning" in headers:

@@ -112,9 +112,7 @@ def test_breaker_doubles() -> None:
     lengths = []
     for _ in range(8):
         now += breaker.remaining()
-        breaker.probing = True
-        breaker.failure()
-        breaker.probing = False
+        breaker.reopen()
         lengths.append(breaker.remaining())
 
     assert lengths == [10, 20, 40, 80, 160, 300, 300, 300]
@@ -122,6 +120,9 @@ def test_breaker_doubles() -> None:
     breaker.failure()  # a request from before: says nothing new
     assert breaker.remaining() == 300
     breaker.success()
+    assert not holds(breaker)
+
+    breaker.reopen()  # a probe that overtook the good answer
     assert not holds(breaker)
     assert breaker.remaining() == 0
     broken(breaker)

@@ -32,7 +32,7 @@ from copycat.registry.hosts import (
     Proxies,
 )
 from copycat.registry.keychain import Access, Credentials
-from copycat.registry.limits import RetryPolicy
+from copycat.registry.limits import SMALL_LANE, RetryPolicy
 from copycat.registry.tokens import basic
 from copycat.registry.transport import Transport
 from copycat.registry.wire import MAX_STORES
@@ -607,6 +607,95 @@ async def test_long_patience_frees_the_worker() -> None:
             await ask(here, other.address)
 
         assert len(script.targets()) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "reason"),
+    [(429, {"Retry-After": "86400"}, "throttled"), (503, {}, "breaker_open")],
+)
+async def test_who_waits_for_the_lane_hears_of_it(
+    status: int, headers: dict[str, str], reason: str
+) -> None:
+    """Requests that wait for their turn are not sent to a host that shut its gate, or proved dead, meanwhile."""
+    full = anyio.Event()
+
+    async def answer(_: Seen) -> web.Response:
+        if len(script.targets()) >= SMALL_LANE:
+            full.set()
+        await full.wait()
+        return web.Response(status=status, headers=headers)
+
+    reasons: list[str] = []
+
+    async def look(here: World, number: int) -> None:
+        with pytest.raises((Throttled, Unavailable)) as caught:
+            await here.source(script.address, f"team/app{number}").has_blob(blob(DATA).digest)
+        reasons.append(caught.value.reason)
+
+    async with scripted(answer) as script, world(script.address) as here:
+        async with anyio.create_task_group() as tasks:
+            for number in range(10 * SMALL_LANE):
+                tasks.start_soon(look, here, number)
+
+        assert reasons.count(reason) >= 9 * SMALL_LANE
+        assert len(script.targets()) < 2 * SMALL_LANE
+
+
+async def broken(here: World, registry: str) -> None:
+    """Ask for two things that the host fails at, until its breaker is open."""
+    for name in ("team/one", "team/other"):
+        with pytest.raises(Unavailable):
+            await ask(here, registry, name)
+
+
+async def test_a_probe_keeps_to_what_the_host_asked_for() -> None:
+    """A host that answers the probe with 429 has the time that it wants: nobody else probes it before."""
+    now = 0.0
+    pings: list[web.Response] = []
+
+    def answer(seen: Seen) -> web.Response:
+        if seen.target == "/v2/":
+            return pings.pop() if pings else web.Response()
+        return web.Response(status=503)
+
+    async with (
+        scripted(answer, pings=True) as script,
+        world(script.address, clock=lambda: now) as here,
+    ):
+        await broken(here, script.address)
+        asked = len(script.seen)
+        now += 5
+        pings.append(web.Response(status=429, headers={"Retry-After": "600"}))
+        for later in (0, 0, 30):
+            now += later
+            with pytest.raises(Throttled):
+                await ask(here, script.address)
+
+        assert len(script.seen) == asked + 1
+
+
+async def test_a_probe_without_patience() -> None:
+    """A probe that meets a 429 without any word of time has failed like every other: the time doubles."""
+    now, busy = 0.0, False
+
+    def answer(seen: Seen) -> web.Response:
+        if seen.target == "/v2/":
+            return web.Response(status=429 if busy else 200)
+        return web.Response(status=503)
+
+    async with (
+        scripted(answer, pings=True) as script,
+        world(script.address, clock=lambda: now) as here,
+    ):
+        await broken(here, script.address)
+        now, busy = 5.0, True
+        with pytest.raises(Throttled):
+            await ask(here, script.address)
+        now += 5
+        with pytest.raises(Unavailable) as caught:
+            await ask(here, script.address)
+
+        assert (caught.value.reason, caught.value.retry_after) == ("breaker_open", 5)
 
 
 async def test_breaker() -> None:
