@@ -25,6 +25,7 @@ from copycat.oci.manifest import (
     Index,
     parse_document,
 )
+from copycat.registry.manifests import MISSING_CONTENT
 from copycat.registry.quota import REASON as QUOTA
 
 __all__ = [
@@ -41,8 +42,6 @@ __all__ = [
 
 #: An index in an index in an index … (registry.md 1.3).
 MAX_DEPTH = 8
-#: Codes by which a registry says that something the manifest needs is missing.
-_MISSING = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"})
 
 
 class Copier:
@@ -156,7 +155,7 @@ class Copier:
                 if await job.target.put_manifest(document, reference):
                     job.listed.add(document.digest)
             except (UploadRejected, NotFound) as error:
-                if attempt == 3 or error.code not in _MISSING:
+                if attempt == 3 or error.code not in MISSING_CONTENT:
                     raise
                 await self._heal(job, document, depth=depth, certain=attempt == 2)
             else:

@@ -25,10 +25,19 @@ from copycat.registry.answers import ERROR_LIMIT, Place, Reply
 from copycat.registry.lists import described
 from copycat.registry.part import HEAD_UNSUPPORTED, Part
 
-__all__ = ["Manifests"]
+__all__ = ["MISSING_CONTENT", "Manifests"]
 
-#: A manifest that names content which the target does not have; some answer so with 404.
-_MISSING_CONTENT = frozenset({"BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN", "MANIFEST_UNKNOWN"})
+#: A manifest that names content which the target does not have; some answer so with 404. The last two are ECR's
+#: (registry notes 1.3, 6).
+MISSING_CONTENT = frozenset(
+    {
+        "BLOB_UNKNOWN",
+        "MANIFEST_BLOB_UNKNOWN",
+        "MANIFEST_UNKNOWN",
+        "LayersNotFound",
+        "ReferencedImagesNotFound",
+    }
+)
 
 
 class Manifests(Part):
@@ -178,7 +187,7 @@ class Manifests(Part):
         self, error: RegistryError, document: Document, reference: str | Digest
     ) -> None:
         """Raise what a refused manifest means, unless the tag already is what it should be."""
-        if isinstance(error, NotFound) and error.code in _MISSING_CONTENT:
+        if isinstance(error, NotFound) and error.code in MISSING_CONTENT:
             raise UploadRejected(
                 error.message,
                 side=error.side,

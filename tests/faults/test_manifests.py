@@ -21,6 +21,7 @@ from copycat.oci.manifest import MAX_PULL, MAX_PUSH
 from copycat.sandbox import images
 from copycat.sandbox.images import OCI_INDEX, OCI_MANIFEST, Image
 from copycat.sandbox.ledger import Phase
+from copycat.sandbox.profiles import PROFILES
 from copycat.sandbox.store import StoredManifest, digest_of
 from tests.faults.support import (
     IMAGE,
@@ -55,10 +56,12 @@ async def test_12_head_of_no_use(head: dict[str, Any], gets: int) -> None:
         assert b.count("Hm") == (1 if gets == 2 else 2)
 
 
-async def test_12_head_says_a_manifest_is_there() -> None:
+@pytest.mark.parametrize("code", ["MANIFEST_BLOB_UNKNOWN", "ReferencedImagesNotFound"])
+async def test_12_head_says_a_manifest_is_there(code: str) -> None:
     """[Hm] A child that HEAD claims and that is not there is found out when its index is refused, and sent."""
     image = images.index(seed="lies", layers=(500,))
-    async with bench(image=image) as b:
+    row = replace(PROFILES["distribution"], nested_references=code)  # type: ignore[arg-type] # parametrised
+    async with bench(image=image, target={"profile": row}) as b:
         children = [m.digest for m in image.manifests[:-1]]
         fault = b.target.fail(
             Phase.HEAD_MANIFEST,
@@ -285,7 +288,16 @@ async def test_16_tag_moves_between_head_and_get() -> None:
 # Row 39
 
 
-@pytest.mark.parametrize("code", ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "MANIFEST_BLOB_UNKNOWN",
+        "BLOB_UNKNOWN",
+        "MANIFEST_UNKNOWN",
+        "LayersNotFound",
+        "ReferencedImagesNotFound",
+    ],
+)
 @pytest.mark.parametrize("status", [400, 404])
 async def test_39_missing_parts(code: str, status: int) -> None:
     """[M] A manifest whose parts are said to be missing is put again after they were looked for."""
