@@ -17,7 +17,8 @@ from copycat.sandbox import images
 from copycat.sandbox.faults import Fault
 from copycat.sandbox.ledger import Phase
 from copycat.sandbox.profiles import PROFILES
-from tests.faults.support import IMAGE, LAYER, TARGET, Bench, bench, failure, success
+from copycat.sandbox.registry import Registry
+from tests.faults.support import IMAGE, LAYER, TARGET, Bench, Names, bench, failure, success
 
 SIZE = len(IMAGE.blobs[LAYER])
 #: Where a blob breaks.
@@ -253,6 +254,25 @@ async def test_24_another_host() -> None:
         assert {"%2F", "%2B", "%40", "%20", "+"} <= {
             part for part in ("%2F", "%2B", "%40", "%20", "+") if part in seen[0].query
         }
+
+
+async def test_24_another_port_of_the_same_host() -> None:
+    """[Gb] Nor where the store is another port of the registry's host: there a browser would send its cookies."""
+    profile = replace(PROFILES["distribution"], cookies=True)
+    name = "registry.example"
+
+    def named(source: Registry, target: Registry) -> str:
+        hosts = [f"{name}:{source.port}", f"{name}:{source.cdn.rpartition(':')[2]}"]
+        return ",".join([*hosts, target.address])
+
+    async with bench(
+        source={"profile": profile}, resolver=Names(name), insecure_registries=named
+    ) as b:
+        b.source.core.cdn = f"http://{name}:{b.source.cdn.rpartition(':')[2]}"
+        success(b, "", await b.copy(host=f"{name}:{b.source.port}"))
+
+        assert b.count("Rd") == 1
+        assert not [r.path for r in b.source.requests if "Cookie" in r.headers]
 
 
 # Row 25

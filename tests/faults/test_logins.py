@@ -219,6 +219,9 @@ async def test_09_sixty_seconds(side: str) -> None:
             b.time.skipped += skip
             await (b.from_source() if side == "source" else b.to_target()).head_manifest(TAG)
             assert b.count(f"T-{side}") == tokens
+        # not one was shown that had run out
+        pinged = [r.phase for r in b.side(side).requests if r.status == 401]
+        assert pinged == [Phase.PING]
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])

@@ -15,7 +15,6 @@ from copycat.errors import InvalidManifest, NotFound, UploadRejected
 from copycat.mirror.blobs import Blobs
 from copycat.mirror.copy import (
     MAX_DEPTH,
-    MAX_NODES,
     SMALL,
     Copier,
     Copy,
@@ -117,13 +116,17 @@ async def test_depth(bench: Bench) -> None:
 
 
 async def test_nodes(bench: Bench) -> None:
-    """An image of too many manifests is refused."""
+    """An image of 10,000 manifests is copied, one of more is refused."""
     image = images.image()
     found = job(bench)
-    for number in range(MAX_NODES):
+    bench.source.add("team/app", image)
+    for number in range(9_999):
         found.enter(Digest("sha256", f"{number:064x}"))
-    with pytest.raises(InvalidManifest, match="manifests") as caught:
-        await bench.copier.copy(found, image.document)
+    await bench.copier.copy(found, image.document)
+    assert bench.target.has("copy/app", image)
+    other = images.image(seed="one more")
+    with pytest.raises(InvalidManifest, match="more than 10000 manifests") as caught:
+        await bench.copier.copy(found, other.document)
     assert caught.value.reason == "too_large"
 
 
