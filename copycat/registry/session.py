@@ -22,7 +22,10 @@ from copycat.registry.calls import Call
 from copycat.registry.location import next_location, with_digest
 from copycat.registry.transport import Transport
 
-__all__ = ["OffsetDiffers", "Opened", "Session"]
+__all__ = ["SMALL", "OffsetDiffers", "Opened", "Session"]
+
+#: Blobs up to here are read whole first and sent as bytes (they can then be sent again).
+SMALL = 256 * 1024
 
 MAX_CHUNK = 1024 * 1024 * 1024
 #: A token must last this long when a body begins (seconds).
@@ -253,7 +256,8 @@ class Session:
             accept=accept,
             margin=MARGIN,
             renew=stream is None or self._renew,
-            small=stream is None,
+            # a large blob's pieces, and the commit that stores it, take their time: the transfer has a permit of its own
+            small=method not in {"PATCH", "PUT"} or self._descriptor.size <= SMALL,
         )
 
     def _commit_wait(self) -> float:

@@ -30,15 +30,13 @@ from copycat.registry.calls import BodySpent
 from copycat.registry.endpoint import Form
 from copycat.registry.limits import GATE_PATIENCE
 from copycat.registry.pieces import Pieces
-from copycat.registry.session import Opened, Session
+from copycat.registry.session import SMALL, Opened, Session
 from copycat.registry.transport import Transport
 
 __all__ = ["SMALL", "OpenBody", "Upload"]
 
 OpenBody = Callable[[], AsyncIterator[bytes]]
 
-#: Blobs up to here are read whole first and sent as bytes (they can then be sent again).
-SMALL = 256 * 1024
 ATTEMPTS = 3
 #: Least piece that form D goes down to when a proxy answers 413 (bytes).
 MIN_CHUNK = 512 * 1024

@@ -25,6 +25,7 @@ from copycat.errors import (
 from copycat.oci.digest import Digest
 from copycat.registry.endpoint import Form
 from copycat.registry.keychain import Credentials
+from copycat.registry.limits import SMALL_LANE
 from copycat.registry.location import resolve_location, with_digest
 from copycat.sandbox.exchange import LocationStyle
 from copycat.sandbox.faults import FaultOptions
@@ -505,6 +506,38 @@ async def test_a_piece_on_a_narrow_line() -> None:
         await runner.cleanup()
 
     assert pieces == [len(data) - MIB, MIB]
+
+
+@pytest.mark.parametrize(
+    ("form", "phase"),
+    [
+        (Form.CHUNKED, Phase.UPLOAD_BODY),
+        (Form.CHUNKED, Phase.COMMIT),
+        (Form.PATCHED, Phase.COMMIT),
+    ],
+)
+async def test_large_blobs_leave_the_lane_free(form: Form, phase: Phase) -> None:
+    """However many large blobs are on their way in pieces, or being stored, what is small goes on."""
+    hold, full = anyio.Event(), anyio.Event()
+    bodies = [bytes([number]) * MIB for number in range(SMALL_LANE)]
+    held: list[object] = []
+
+    def arrives(request: object) -> None:
+        held.append(request)
+        if len(held) == len(bodies):
+            full.set()
+
+    async with Registry() as b, world(b.address) as here:
+        endpoint = here.transport.endpoint(b.address)
+        endpoint.form = form
+        b.fail(phase, hold=hold, times=None, run=arrives)
+        async with anyio.create_task_group() as tasks:
+            for body in bodies:
+                tasks.start_soon(here.target(b.address).upload_blob, blob(body), sent(body))
+            with anyio.fail_after(5):
+                await full.wait()
+                assert not await here.target(b.address).has_blob(blob(SMALL).digest)
+            hold.set()
 
 
 async def test_too_large_for_every_piece() -> None:
