@@ -224,10 +224,18 @@ class Exchange:
             try:
                 self._sent = await self._header()
             except Unauthorized:
-                if not self._next():
+                if not (await self._made_anew() or self._next()):
                     raise
             else:
                 return self._sent
+
+    async def _made_anew(self) -> bool:
+        """Whether the keychain has other credentials in place of those that a token service refused; asked once."""
+        before = self.credentials
+        if self._renewed or before is None:
+            return False
+        self._renewed = True
+        return await self._renew_credentials() and self.credentials != before
 
     async def _header(self, *, refused: str = "") -> str | None:
         credentials, login = self.credentials, self._login
@@ -323,12 +331,8 @@ class Exchange:
             return False
         self._renewed = True
         credentials = self.credentials
-        if credentials is not None and self._owner.expired(self._endpoint, credentials):
-            fresh = await self._owner.candidates(self._endpoint, self._login)
-            if len(fresh) != len(self._candidates):
-                return False
-            # The same place in the list: whoever was refused before stays refused.
-            self._candidates, self._keys = fresh, tuple(c.key for c in fresh)
+        if not await self._renew_credentials():
+            return False
         sent = self._sent or ""
         if not sent.startswith("Bearer ") or (
             credentials and sent == f"Bearer {credentials.token}"
@@ -338,6 +342,17 @@ class Exchange:
             self._login.fresh = await self._header(refused=sent.removeprefix("Bearer ")) or ""
         except Unauthorized:
             return False
+        return True
+
+    async def _renew_credentials(self) -> bool:
+        """Let the keychain make anew what it can make; False if it has not the same candidates any more."""
+        credentials = self.credentials
+        if credentials is not None and self._owner.expired(self._endpoint, credentials):
+            fresh = await self._owner.candidates(self._endpoint, self._login)
+            if len(fresh) != len(self._candidates):
+                return False
+            # The same place in the list: whoever was refused before stays refused.
+            self._candidates, self._keys = fresh, tuple(c.key for c in fresh)
         return True
 
     def _next(self) -> bool:

@@ -2,7 +2,7 @@
 
 Rule of all of them: one request however many wait for it, a new token at half the old one's life,
 at once when a registry says that the present one has expired, and while a renewal fails the old
-token as long as it lives.
+token as long as it lives: a registry that refuses may mean one repository, and says the same then.
 """
 
 from __future__ import annotations
@@ -75,13 +75,15 @@ class Renewable:
         self._clock = clock
         self._lock = anyio.Lock()
         self._credentials: Credentials | None = None
-        self._made = self._renew = self._end = self._retry = 0.0
+        self._made = self._renew = self._end = self._retry = self._tried = 0.0
+        self._doubted = False
         self._failure: RegistryError | None = None
 
     async def get(self) -> Credentials:
         """The credentials to use now. Raises: what `fetch` raises, to those who come shortly after it too."""
         # Whoever finds a renewal under way uses the old login while it lives.
-        if not self._settled() and not (self._alive() and self._lock.locked()):
+        usable = self._alive() and not self._doubted
+        if not self._settled() and not (usable and self._lock.locked()):
             async with self._lock:
                 if not self._settled():
                     await self._renewed()
@@ -93,20 +95,23 @@ class Renewable:
 
     def expired(self, credentials: Credentials) -> None:
         """A registry says that `credentials` have expired. Others than the present ones are old news."""
-        present = self._credentials
+        present, now = self._credentials, self._clock()
         if (
             present is not None
             and present.key == credentials.key
-            and self._clock() - self._made >= YOUNG
+            and abs(now - self._made) >= YOUNG
+            and not self._tried <= now < self._retry
         ):
-            self._credentials = None
-            self._retry = 0.0
+            self._doubted = True
+            self._renew = 0.0
 
     def _alive(self) -> bool:
         return self._credentials is not None and self._clock() < self._end
 
     def _settled(self) -> bool:
         now = self._clock()
+        if now < self._tried:  # the clock was set back: what was reckoned with it is worth nothing
+            return False
         return now < self._retry or (self._alive() and now < self._renew)
 
     async def _renewed(self) -> None:
@@ -117,10 +122,12 @@ class Renewable:
                 # until then the answer is the same: whoever waits for it may do something else
                 error.retry_after = self._patience
             self._failure = error
-            self._retry = self._clock() + self._patience
+            self._tried = self._clock()
+            self._retry = self._tried + self._patience
+            self._doubted = False
             return
 
-        now = self._clock()
+        now = self._tried = self._clock()
         self._credentials = login.credentials
         self._made, self._renew, self._end = now, now + login.life / 2, now + login.life
-        self._failure, self._retry = None, 0.0
+        self._failure, self._retry, self._doubted = None, 0.0, False

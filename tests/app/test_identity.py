@@ -13,6 +13,7 @@ import pytest
 from copycat.errors import RegistryError, Unauthorized, Unavailable
 from copycat.mirror.request import MirrorRequest, Need
 from copycat.oci.reference import Reference
+from copycat.sandbox.ledger import Phase
 from copycat.sandbox.registry import Registry
 from tests.app.clouds import ACR, GAR, GAR_US, HOUR, Clouds, open_clouds, pull
 from tests.registry.ecr.fake_aws import ACCOUNT, REGION, FakeAws
@@ -73,6 +74,38 @@ async def test_google_said_to_have_expired(clouds: Clouds) -> None:
         registry.authority.expire()
 
         assert str(await pull(engine, GAR)) == image.digest
+
+
+async def test_refused_by_a_token_service(clouds: Clouds) -> None:
+    """A login that ended before its time is renewed when the token service for another repository refuses it, too."""
+    text = registries(f"{{host: {GAR}, auth: gcp}}")
+    async with clouds.google(GAR) as registry, clouds.engine(text) as engine:
+        image = registry.add_image("team/app", "1")
+        registry.add("team/other", image, "1")
+        await pull(engine, GAR)
+        clouds.clock.now += 60
+        registry.authority.set_password("oauth2accesstoken", "another")
+
+        assert str(await pull(engine, GAR, "team/other")) == image.digest
+        assert len(clouds.asked) == 2
+
+
+async def test_refused_while_nobody_renews(clouds: Clouds) -> None:
+    """One repository that the identity may not read takes it from no other, while the metadata server is in trouble."""
+    text = registries(f"{{host: {GAR}, auth: gcp}}")
+    async with clouds.google(GAR) as registry, clouds.engine(text) as engine:
+        image = registry.add_image("team/app", "1")
+        await pull(engine, GAR)
+        clouds.clock.now += 60
+        clouds.status = 503
+        for _ in range(3):
+            registry.fail(Phase.GET_MANIFEST, status=401, times=2)
+            with pytest.raises(Unauthorized):
+                await pull(engine, GAR)
+
+            assert str(await pull(engine, GAR)) == image.digest
+
+        assert len(clouds.asked) == 2
 
 
 async def test_one_request_for_all(clouds: Clouds) -> None:

@@ -172,6 +172,68 @@ async def test_expired_while_waiting() -> None:
     assert await cloud.password() == "p2"
 
 
+async def test_expired_and_not_to_be_renewed() -> None:
+    """If nobody can renew a login that a registry refuses, it serves on: the registry may have meant one repository."""
+    cloud = Cloud()
+    old = await cloud.login.get()
+    cloud.failing = True
+    cloud.now = 20
+    for _ in range(3):
+        cloud.login.expired(old)
+
+        assert await cloud.password() == "p1"
+
+    assert cloud.fetched == 2
+
+    cloud.failing = False
+    cloud.now = 51
+
+    assert await cloud.password() == "p3"
+
+
+async def test_expired_waits_for_the_new_one() -> None:
+    """While a refused login is replaced, nobody is given it."""
+    cloud = Cloud()
+    cloud.login.expired(old := await cloud.login.get())
+    cloud.now = 20
+    cloud.gate = anyio.Event()
+    got: list[str] = []
+
+    async def one() -> None:
+        cloud.login.expired(old)
+        got.append(await cloud.password())
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(one)
+        await anyio.wait_all_tasks_blocked()
+        cloud.gate.set()
+
+    assert got == ["p2"] * 5
+
+
+async def test_the_clock_is_set_back() -> None:
+    """A login, a refusal and a failure from a time that lies ahead of the clock are nothing to rely on."""
+    cloud = Cloud()
+    cloud.now = 1_000_000
+    old = await cloud.login.get()
+    cloud.now = 0
+
+    assert await cloud.password() == "p2"
+
+    cloud.now = 1_000_000
+    old = await cloud.login.get()
+    cloud.now = 1_000_040
+    cloud.failing = True
+    cloud.login.expired(old)
+    await cloud.password()
+    cloud.failing = False
+    cloud.now = 0
+    cloud.login.expired(old)
+
+    assert await cloud.password() == "p5"
+
+
 async def test_cancelled_fetch() -> None:
     """If the one who fetches gives up, the next one fetches."""
     cloud = Cloud()
