@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple, Unpack
 
 import anyio
@@ -112,8 +113,8 @@ class Aws:
                 error, action=action, about=about, registry=registry, side=side
             ) from error
 
-    async def public_token(self) -> str:
-        """The authorization token of ECR Public. Raises: as `ask`."""
+    async def public_token(self) -> tuple[str, datetime]:
+        """The authorization token of ECR Public, and its end. Raises: as `ask`."""
         key = _ClientKey(service="ecr-public", region=PUBLIC_REGION, fips=False)
         try:
             client = await self._client(key)
@@ -127,8 +128,8 @@ class Aws:
                 side="source",
             ) from error
 
-        token: str = answer["authorizationData"]["authorizationToken"]
-        return token
+        data = answer["authorizationData"]
+        return data["authorizationToken"], data["expiresAt"]
 
     async def _client(self, key: _ClientKey) -> Any:
         async with self._lock:

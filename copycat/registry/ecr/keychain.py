@@ -72,7 +72,9 @@ class EcrKeychain:
         self._once = Once("ecr")
         self._regions: dict[tuple[Side, str, bool], _RegionLogin] = {}
         self._public = (
-            Renewable(_PublicLogin(sources).fetch, patience=self._patience("source"), clock=clock)
+            Renewable(
+                _PublicLogin(sources, clock).fetch, patience=self._patience("source"), clock=clock
+            )
             if sources is not None
             else None
         )
@@ -155,12 +157,13 @@ class EcrKeychain:
 class _PublicLogin:
     """The token of ECR Public."""
 
-    def __init__(self, aws: Aws) -> None:
+    def __init__(self, aws: Aws, clock: Callable[[], float]) -> None:
         self._aws = aws
+        self._clock = clock
 
     async def fetch(self) -> Issued:
-        token = await self._aws.public_token()
-        return Issued(credentials=_basic(token, PUBLIC), life=FULL_LIFE - MARGIN)
+        token, end = await self._aws.public_token()
+        return Issued(credentials=_basic(token, PUBLIC), life=_life(end, self._clock()))
 
 
 class _RegionLogin:
@@ -203,8 +206,11 @@ class _RegionLogin:
 
 
 def _life(end: datetime, now: float) -> float:
+    """How long to use a token that ends then: shorter than twelve hours if it was made with a role's session that ends."""
     left = end.timestamp() - now
-    return (left if 2 * MARGIN < left < FULL_LIFE + 3600 else FULL_LIFE) - MARGIN
+    if not 0 < left < FULL_LIFE + 3600:
+        left = FULL_LIFE
+    return left - min(MARGIN, left / 2)
 
 
 def _basic(token: str, where: str) -> Credentials:

@@ -117,6 +117,19 @@ async def test_strange_expiry(keychain: EcrKeychain, fake: FakeAws, clock: Clock
     assert (await login(keychain)).password == "password-1"
 
 
+@pytest.mark.parametrize("registry", [HOST, "public.ecr.aws"])
+@pytest.mark.parametrize("life", [3600, 100])
+async def test_short_life(
+    keychain: EcrKeychain, fake: FakeAws, clock: Clock, registry: str, life: int
+) -> None:
+    """A token of a session that ends soon is renewed before its own end, and never used after it."""
+    fake.life = life
+    assert (await login(keychain, registry)).password == "password-1"
+    clock.now += life / 2 + 1
+
+    assert (await login(keychain, registry)).password == "password-2"
+
+
 async def test_target_refused(keychain: EcrKeychain, fake: FakeAws) -> None:
     """Without a login the target cannot be written: the error comes out."""
     fake.refuse("GetAuthorizationToken", "ThrottlingException")
