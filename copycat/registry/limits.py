@@ -104,6 +104,8 @@ class CircuitBreaker:
         self._opened_until: float | None = None
         self._length = first
         self.probing = False
+        self.why = ""
+        """What the last failure was, for people."""
 
     @property
     def is_open(self) -> bool:
@@ -119,8 +121,9 @@ class CircuitBreaker:
         self._failures, self._opened_until, self._length = 0, None, self._first
         self._paths.clear()
 
-    def failure(self, path: str = "") -> None:
-        """A host-level failure; `path` is empty if there was no answer at all."""
+    def failure(self, path: str = "", *, why: str = "") -> None:
+        """A host-level failure. Args: `path` is empty if there was no answer at all; `why` is for people."""
+        self.why = why
         if self._opened_until is not None:
             return  # of a request from before: says nothing new
         self._failures += 1

@@ -292,7 +292,7 @@ class Transport:
         if breaker.probing or (wait := breaker.remaining()) > 0:
             wait = max(breaker.remaining(), 1.0)
             raise Unavailable(
-                f"{call.place.who} did not answer several times in a row; it is asked again in {wait:.0f} s.",
+                f"{call.place.who} failed several times in a row ({breaker.why}); it is asked again in {wait:.0f} s.",
                 side=call.place.side,
                 reference=call.place.reference,
                 registry=endpoint.registry,

@@ -233,13 +233,13 @@ class Wire:
         except (*NETWORK_ERRORS, ValueError) as error:
             self._metrics.requests.labels(label, call.method, "0").inc()
             failure = network_error(call.place, error, host=netloc(url))
-            if call.stream is None and same_origin(url, endpoint.base):
-                endpoint.limits.breaker.failure()
+            if call.stream is None:
+                known = f"{call.place.who}: {call.place.what}: "
+                self._failed(endpoint, url, why=failure.message.removeprefix(known).rstrip("."))
             raise failure from error
         self._metrics.requests.labels(label, call.method, str(response.status)).inc()
         self._metrics.request_duration.labels(label, call.method).observe(self._clock() - begun)
-        if same_origin(url, endpoint.base):
-            self._observe(endpoint, call, response)
+        self._observe(endpoint, call, url, response)
         return response
 
     def _silence(self, call: Call) -> float | None:
@@ -272,17 +272,30 @@ class Wire:
             return await self._tls.get(endpoint.config)
         return await self._tls.get(self._configs.get(netloc(url)))
 
-    def _observe(self, endpoint: Endpoint, call: Call, response: aiohttp.ClientResponse) -> None:
+    def _observe(
+        self, endpoint: Endpoint, call: Call, url: URL, response: aiohttp.ClientResponse
+    ) -> None:
         """Keep what the head of an answer says about the host."""
         status, headers = response.status, response.headers
-        breaker = endpoint.limits.breaker
-        if status in TRANSIENT and status >= 500:
+        fails = status in TRANSIENT and status >= 500
+        if fails:
             # the same tag of another repository is another object
-            breaker.failure(f"{call.repository}/{call.path}" if call.path else "")
-        elif status != 429:
-            breaker.success()
+            thing = f"{call.repository}/{call.path}" if call.path else ""
+            self._failed(endpoint, url, thing, why=f"HTTP {status}")
+        if not same_origin(url, endpoint.base):
+            return
+        if not fails and status != 429:
+            endpoint.limits.breaker.success()
         if "Warning" in headers:
             self._warn(endpoint, headers.getall("Warning"))
+
+    @staticmethod
+    def _failed(endpoint: Endpoint, url: URL, thing: str = "", *, why: str) -> None:
+        breaker = endpoint.limits.breaker
+        if same_origin(url, endpoint.base):
+            breaker.failure(thing, why=why)
+        elif not endpoint.scheme:
+            breaker.why = why  # without TLS, after a try with it that was counted
 
     def _warn(self, endpoint: Endpoint, warnings: list[str]) -> None:
         """`Warning: 299 - "…"` is for people (distribution-spec, "Warnings"); each text once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -720,6 +721,9 @@ async def test_breaker() -> None:
         with pytest.raises(Unavailable) as caught:
             await ask(here, script.address)
         assert (caught.value.reason, caught.value.retry_after) == ("breaker_open", 5)
+        assert "failed several times in a row (HTTP 503); it is asked again in 5 s" in str(
+            caught.value
+        )
         assert len(script.seen) == asked == 5
         await ask(here, other.address)
 
@@ -783,6 +787,22 @@ async def test_one_tag_of_many_repositories_is_many_objects() -> None:
 
         assert caught.value.reason == "breaker_open"
         assert len(script.targets()) == 5
+
+
+async def test_breaker_says_why() -> None:
+    """Who meets an open breaker and nothing else hears what the host did: here nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    async with world(address) as here:
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await ask(here, address)
+        with pytest.raises(Unavailable) as caught:
+            await ask(here, address)
+
+    assert caught.value.reason == "breaker_open"
+    assert "failed several times in a row (the connection failed (" in str(caught.value)
+    assert f"(host {address}))" in str(caught.value)
 
 
 # Endpoints
