@@ -8,7 +8,8 @@ request, in whatever prose it comes back.
 from __future__ import annotations
 
 import base64
-from urllib.parse import parse_qsl, quote_plus
+import json
+from urllib.parse import parse_qsl, quote, quote_plus
 
 __all__ = ["without_echo"]
 
@@ -24,12 +25,26 @@ def without_echo(body: bytes, *, authorization: str, form: bytes = b"") -> bytes
 
     Args: the request's Authorization header and form, empty if there was none.
     """
-    secrets = {*_of_header(authorization), *_of_form(form)}
+    plain = {*_of_header(authorization), *_of_form(form)}
+    secrets = {spelling for secret in plain for spelling in _spellings(secret)}
     # the longest first: one may hold another
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= _SHORTEST:
             body = body.replace(secret.encode(), _BLOT)
     return body
+
+
+def _spellings(secret: str) -> list[str]:
+    """As it is, in URLs, and in JSON, of which the last is Ruby's and PHP's."""
+    text = json.dumps(secret)[1:-1]
+    return [
+        secret,
+        quote(secret),
+        quote(secret, safe=""),
+        quote_plus(secret),
+        text,
+        text.replace("/", "\\/"),
+    ]
 
 
 def _of_header(authorization: str) -> list[str]:
@@ -44,5 +59,4 @@ def _of_header(authorization: str) -> list[str]:
 def _of_form(form: bytes) -> list[str]:
     if not form:
         return []
-    values = [value for name, value in parse_qsl(form.decode("latin-1")) if name in _FIELDS]
-    return [*values, *map(quote_plus, values)]
+    return [value for name, value in parse_qsl(form.decode("latin-1")) if name in _FIELDS]

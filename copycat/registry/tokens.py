@@ -13,6 +13,7 @@ from yarl import URL
 from copycat.errors import RegistryError, Side, Throttled, Unauthorized, Unavailable, printable
 from copycat.oci.reference import DOCKER_HUB
 from copycat.registry.answers import UNREADABLE, Reply
+from copycat.registry.echoes import without_echo
 from copycat.registry.endpoint import Endpoint
 from copycat.registry.keychain import Credentials
 from copycat.registry.limits import parse_retry_after
@@ -53,6 +54,14 @@ class Token(NamedTuple):
 def basic(username: str, password: str) -> str:
     """The value of a Basic Authorization header."""
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+
+
+def _without_login(body: bytes, credentials: Credentials | None) -> bytes:
+    """A service that answers 200 and has no token may repeat what it was shown."""
+    if credentials is None:
+        return body
+    secret = credentials.refresh_token or credentials.token or credentials.password
+    return without_echo(body, authorization=basic(credentials.username, secret))
 
 
 class TokenRequest:
@@ -134,7 +143,8 @@ class TokenRequest:
             or not value.isascii()
             or not value.isprintable()
         ):
-            shown = printable(reply.body[:200].decode("utf-8", "replace"), 200)
+            body = _without_login(reply.body[:2000], credentials)
+            shown = printable(body[:200].decode("utf-8", "replace"), 200)
             raise Unavailable(
                 f"The token service {self._realm.host} of {self._endpoint.registry} answered without a token: {shown}",
                 side=self._side,

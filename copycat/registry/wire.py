@@ -287,7 +287,7 @@ class Wire:
         if not fails and status != 429:
             endpoint.limits.breaker.success()
         if "Warning" in headers:
-            self._warn(endpoint, headers.getall("Warning"))
+            self._warn(endpoint, response)
 
     @staticmethod
     def _failed(endpoint: Endpoint, url: URL, thing: str = "", *, why: str) -> None:
@@ -297,10 +297,11 @@ class Wire:
         elif not endpoint.scheme:
             breaker.why = why  # without TLS, after a try with it that was counted
 
-    def _warn(self, endpoint: Endpoint, warnings: list[str]) -> None:
+    def _warn(self, endpoint: Endpoint, response: aiohttp.ClientResponse) -> None:
         """`Warning: 299 - "…"` is for people (distribution-spec, "Warnings"); each text once."""
-        for warning in warnings:
-            text = printable(warning)
+        for warning in response.headers.getall("Warning"):
+            said = without_echo(warning.encode("utf-8", "replace"), authorization=_login(response))
+            text = printable(said.decode())
             if warning.startswith("299 ") and text not in self._warned:
                 self._warned.append(text)
                 _log.warning("the registry warns", registry=endpoint.registry, warning=text)
@@ -317,8 +318,7 @@ class Wire:
         finally:
             response.release()
         if response.status >= 400 and body:
-            sent = response.request_info.headers.get("Authorization", "")
-            body = without_echo(body, authorization=sent, form=_form(call))
+            body = without_echo(body, authorization=_login(response), form=_form(call))
         return Reply(
             status=response.status,
             headers=response.headers,
@@ -356,6 +356,11 @@ def _patience(reply: Reply) -> float | None:
     """What Retry-After asks for, in seconds."""
     value = reply.headers.get("Retry-After") if reply.status in TRANSIENT else None
     return parse_retry_after(value) if value else None
+
+
+def _login(response: aiohttp.ClientResponse) -> str:
+    """The Authorization header of the request, empty if it had none."""
+    return response.request_info.headers.get("Authorization", "")
 
 
 def _form(call: Call) -> bytes:

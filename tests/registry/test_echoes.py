@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import pytest
 
@@ -40,6 +40,12 @@ def basic(password: str) -> str:
             b"registry: ***, x=***",
             id="form",
         ),
+        pytest.param(
+            basic(CANARY), b"", f"u={quote(CANARY)} v={quote(CANARY, safe='')}".encode(), b"u=*** v=***", id="in URLs"
+        ),
+        pytest.param(
+            basic('a"b/ü'), b"", rb'["a\"b/\u00fc", "a\"b\/\u00fc"]', b'["***", "***"]', id="in JSON"
+        ),
     ],
 )  # fmt: skip
 def test_without_echo(authorization: str, form: bytes, body: bytes, expected: bytes) -> None:
@@ -63,6 +69,40 @@ async def test_an_error_in_prose(auth: str, status: int) -> None:
             await here.source(registry.address).get_manifest("1")
 
         assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        pytest.param(Credentials(username="me", password=CANARY), id="password"),
+        pytest.param(Credentials(identity_token=CANARY), id="identity token"),
+    ],
+)
+async def test_no_token_but_the_login(credentials: Credentials) -> None:
+    """A token service that answers 200 without a token is quoted, less what it was sent."""
+    async with (
+        Registry(auth="token", profile="acr") as registry,
+        world(registry.address, keys=Keys(credentials)) as here,
+    ):
+        registry.fail(Phase.TOKEN, status=200, body=f"hi {CANARY}".encode(), times=None)
+        with pytest.raises(RegistryError, match=r"without a token: hi \*\*\*"):
+            await here.source(registry.address).get_manifest("1")
+
+
+async def test_a_warning_with_the_login(capsys: pytest.CaptureFixture[str]) -> None:
+    """A Warning header is logged, less what the registry was sent."""
+    async with (
+        Registry(auth="basic", username="me", password=CANARY) as registry,
+        world(registry.address, keys=Keys(Credentials(username="me", password=CANARY))) as here,
+    ):
+        headers = {"Warning": f'299 - "{CANARY} is old"'}
+        registry.fail(Phase.GET_MANIFEST, status=404, headers=headers, times=None)
+        with pytest.raises(RegistryError):
+            await here.source(registry.address).get_manifest("1")
+
+    out = capsys.readouterr().out
+    assert "*** is old" in out
+    assert CANARY not in out
 
 
 async def test_an_identity_token_in_prose() -> None:
