@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
 import anyio
 
-from copycat.errors import CopycatError, one_error
+from copycat.errors import CopycatError, Unavailable, one_error
 from copycat.logs import get_logger
 from copycat.mirror.copy import Copier
 from copycat.mirror.job import Copy, Progress
@@ -42,8 +42,15 @@ _SUFFIXES = (".sig", ".att", ".sbom")
 _MAX_DEPTH = 8
 #: Referrers of one image, and manifests below its root that are looked at.
 _MAX_FOUND = _MAX_NODES = 1000
-#: Manifests of one image that are looked at together.
-_TOGETHER = 4
+#: Manifests of one image that are looked at together; referrers that are copied together, each with its document.
+_TOGETHER, _COPIED_TOGETHER = 4, 16
+#: Seconds that one question may take, every page and every new try of it included, and that all questions about an
+#: image may take together; several are asked at a time.
+_PATIENCE, _ALL_PATIENCE = 120.0, 3600.0
+#: Temporary failures after which the rest is left for the next look.
+_TROUBLE = 8
+#: Failures that are told of one image.
+_TOLD = 5
 #: Roots that are remembered to have nothing, for so many seconds: an image with several tags is looked at once.
 _REMEMBERED, _NOTHING_FOR = 10_000, 600.0
 
@@ -66,7 +73,14 @@ class Look:
     """For people: what was not copied, and why."""
     failed: bool = False
     """Another look may do better."""
+    asking: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(_TOGETHER))
+    copying: anyio.CapacityLimiter = field(
+        default_factory=lambda: anyio.CapacityLimiter(_COPIED_TOGETHER)
+    )
     _found: set[Digest] = field(default_factory=set)
+    _left: float = _ALL_PATIENCE
+    _told: set[str] = field(default_factory=set)
+    _trouble: int = 0
 
     def enter(self, digest: Digest) -> bool:
         """Whether this referrer has its turn: once each, and not more of them than anybody needs."""
@@ -82,9 +96,37 @@ class Look:
     def fail(self, error: CopycatError) -> None:
         """Something could not be had, or not be written."""
         self.failed = True
+        self._trouble += error.temporary
         note = f"signatures: {error}"
-        if note not in self.notes:
-            self.notes.append(note)
+        if note in self._told or len(self._told) > _TOLD:
+            return
+        self._told.add(note)
+        if len(self._told) > _TOLD:
+            note = "signatures: there were other failures, which are not told one by one"
+        self.notes.append(note)
+
+    @property
+    def hopeless(self) -> bool:
+        """So much went wrong for a while that it is better to come back later."""
+        return self._trouble >= _TROUBLE
+
+    @contextmanager
+    def patience(self, subject: Digest) -> Iterator[None]:
+        """For a question to the source, which may take its time but not all of it. Raises Unavailable."""
+        begun = anyio.current_time()
+        try:
+            with anyio.fail_after(max(0.0, min(_PATIENCE, self._left))):
+                yield
+        except TimeoutError as error:
+            raise Unavailable(
+                f"source registry {self.source.registry}: it takes too long to say what belongs to {subject}.",
+                side="source",
+                reference=self.image,
+                registry=self.source.registry,
+                reason="timeout",
+            ) from error
+        finally:
+            self._left -= anyio.current_time() - begun
 
     def job(self) -> Copy:
         """A copy of one signature: one that fails takes nothing from the next."""
@@ -135,6 +177,8 @@ class Signatures:
 
     @staticmethod
     async def _try(look: Look, work: _Work) -> bool:
+        if look.hopeless:
+            return False
         try:
             return await work()
         except CopycatError as error:
@@ -204,33 +248,47 @@ class Signatures:
     # Referrers
 
     async def _referrers(self, look: Look, subject: Digest, *, copy: bool, depth: int) -> bool:
-        listing = await look.source.referrers(subject)
-        found = [d for d in listing.descriptors if d.digest != subject]
-        if not found or not copy:
-            return bool(found)
-        mine = [d for d in found if look.enter(d.digest)]
-        if mine:
-            await self._bring(look, subject, mine)
+        found, brought = await self._level(look, subject, copy=copy)
         if depth < _MAX_DEPTH:
             deeper = partial(self._referrers, look, copy=True, depth=depth + 1)
             await _together(
-                partial(self._try, look, partial(deeper, subject=d.digest)) for d in mine
+                partial(self._try, look, partial(deeper, subject=digest)) for digest in brought
             )
-        return True
+        return found
 
-    async def _bring(self, look: Look, subject: Digest, wanted: list[Descriptor]) -> None:
-        """Have these at the target, where whoever asks for the subject's referrers finds them."""
+    async def _level(self, look: Look, subject: Digest, *, copy: bool) -> tuple[bool, list[Digest]]:
+        """Whether anything refers to the subject; what of it stands at the target now."""
+        async with look.asking:
+            with look.patience(subject):
+                listing = await look.source.referrers(subject, most=_MAX_FOUND, anew=look.anew)
+            found = [d for d in listing.descriptors if d.digest != subject]
+            if listing.doubt is not None:
+                raise listing.doubt
+            if not found or not copy:
+                return bool(found), []
+            mine = [d for d in found if look.enter(d.digest)]
+            return True, await self._bring(look, subject, mine) if mine else []
+
+    async def _bring(self, look: Look, subject: Digest, wanted: list[Descriptor]) -> list[Digest]:
+        """Have these at the target, where whoever asks for the subject's referrers finds them; which of them are."""
         async with self._alone(look.target.name, subject):
             there = await look.target.referrers(subject)
             standing = {d.digest for d in there.descriptors}
+            brought = [d.digest for d in wanted if d.digest in standing]
             unlisted: list[Descriptor] = []
 
             async def bring(descriptor: Descriptor) -> bool:
-                entry, listed = await self._copy(look, descriptor, subject)
+                async with look.copying:
+                    if look.hopeless:
+                        return False
+                    entry, listed = await self._copy(look, descriptor, subject)
+                if entry is None:
+                    return False
+                brought.append(entry.digest)
                 # one that has no API and says OCI-Subject lies (sigstore-js#1183)
-                if entry is not None and not (listed and there.by_api):
+                if not (listed and there.by_api):
                     unlisted.append(entry)
-                return listed
+                return True
 
             await _together(
                 partial(self._try, look, partial(bring, d))
@@ -240,6 +298,7 @@ class Signatures:
             if unlisted:
                 unlisted.sort(key=lambda d: d.digest)
                 await look.target.list_referrers(subject, unlisted)
+        return brought
 
     async def _copy(
         self, look: Look, descriptor: Descriptor, subject: Digest
@@ -279,7 +338,8 @@ class Signatures:
     async def _tag(self, look: Look, subject: Digest, suffix: str, *, copy: bool) -> bool:
         """One of cosign's tags, which moves when somebody signs again."""
         tag = f"{subject.algorithm}-{subject.hex}{suffix}"
-        found = await look.source.head_manifest(tag)
+        with look.patience(subject):
+            found = await look.source.head_manifest(tag)
         if found is None or not copy:
             return found is not None
         present = await look.target.head_manifest(tag)

@@ -65,6 +65,8 @@ class Endpoint:
     """HEAD of a manifest is not supported or tells no digest."""
     no_referrers_until: float = 0.0
     """It has no referrers API: not asked before then (the transport's clock)."""
+    lists_referrers: bool = False
+    """Its referrers API has answered."""
     _base: URL | None = None
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import TypeVar
 
@@ -11,11 +12,11 @@ from yarl import URL
 
 from copycat.errors import InvalidReference, Unsupported
 from copycat.oci.digest import Digest
-from copycat.oci.manifest import OCI_INDEX, Descriptor, parse_document
+from copycat.oci.manifest import Descriptor
 from copycat.registry.answers import UNREADABLE, Place, Reply
 from copycat.registry.location import resolve_location
 
-__all__ = ["collect", "content_type", "described", "read_referrers", "read_tags"]
+__all__ = ["collect", "content_type", "described", "read_tags"]
 
 T = TypeVar("T", bound=Hashable)
 
@@ -55,18 +56,23 @@ async def collect(
     first: Reply,
     page: Callable[[URL], Awaitable[Reply]],
     read: Callable[[Reply], Iterable[T]],
+    *,
+    enough: int = sys.maxsize,
 ) -> list[T]:
-    """What is on all pages, each thing once; a list that goes in circles ends."""
+    """What is on all pages, each thing once; a list that goes in circles ends.
+
+    Args: with so many things it is `enough`, whatever else the list has.
+    """
     found: dict[T, None] = {}
     reply = first
     for _ in range(MAX_PAGES):
         before = len(found)
         found.update(dict.fromkeys(read(reply)))
         url = next_page(reply)
-        if url is None or len(found) == before:
+        if url is None or len(found) == before or len(found) >= enough:
             break
         reply = await page(url)
-    return list(found)
+    return list(found)[:enough]
 
 
 def next_page(reply: Reply) -> URL | None:
@@ -80,11 +86,6 @@ def next_page(reply: Reply) -> URL | None:
                 except ValueError:
                     return None
     return None
-
-
-def read_referrers(reply: Reply) -> Iterable[Descriptor]:
-    """The descriptors of one page of referrers."""
-    return parse_document(reply.body, content_type=OCI_INDEX).successors()
 
 
 class _TagsJSON(msgspec.Struct):

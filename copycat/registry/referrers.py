@@ -2,19 +2,32 @@
 
 Registries differ in what they do without the API: 404, 405, a redirect to a web page (GHCR, artifacthub#4785), or
 a fallback tag that is the subject itself (GitLab, oras-go#1396). That a host has no API is remembered for
-a day, so that it costs each image one question and not two.
+a while, so that it costs each image one question and not two; but proxies say the same when they have a bad moment,
+so it is asked twice before that is believed, and never believed of a host that has shown a list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+import sys
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from urllib.parse import quote
 
 import msgspec
 from yarl import URL
 
-from copycat.errors import Denied, NotFound, Unauthorized, Unavailable, Unsupported
+from copycat.errors import (
+    Denied,
+    InvalidManifest,
+    NotFound,
+    RegistryError,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    Unsupported,
+    printable,
+)
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import (
     INDEX_TYPES,
@@ -24,14 +37,14 @@ from copycat.oci.manifest import (
     Index,
     parse_document,
 )
-from copycat.registry.answers import UNREADABLE, Reply
-from copycat.registry.lists import collect, content_type, read_referrers
+from copycat.registry.answers import UNREADABLE, Place, Reply
+from copycat.registry.lists import collect, content_type
 from copycat.registry.manifests import Manifests
 
 __all__ = ["Listing", "Referrers", "fallback_tag"]
 
 #: A host without the API is asked again after this (seconds).
-FORGET = 24 * 3600.0
+FORGET = 600.0
 #: How often a fallback tag is written and read back before it is given up, a second apart.
 TRIES = 5
 
@@ -52,9 +65,11 @@ class _Problems(msgspec.Struct):
 class Listing:
     """What a registry says refers to a manifest."""
 
-    descriptors: tuple[Descriptor, ...]
-    by_api: bool
+    descriptors: tuple[Descriptor, ...] = ()
+    by_api: bool = False
     """The referrers API said so; otherwise the fallback tag."""
+    doubt: RegistryError | None = None
+    """Nothing is listed, and that may not be true: why the API did not say it."""
 
 
 def fallback_tag(subject: Digest) -> str:
@@ -62,52 +77,125 @@ def fallback_tag(subject: Digest) -> str:
     return f"{subject.algorithm[:32]}-{subject.hex[:64]}"
 
 
+class _Pages:
+    """The pages of one list, which have as many bytes as one index between them."""
+
+    def __init__(
+        self, place: Place, fetch: Callable[[Place, URL | None], Awaitable[Reply]]
+    ) -> None:
+        self._place, self._fetch, self._taken = place, fetch, 0
+
+    async def get(self, url: URL | None = None) -> Reply:
+        """The first page, or one that a page led to."""
+        if self._taken > MAX_PULL:
+            place = self._place
+            raise TooLarge(
+                f"{place.who}: the pages of {place.what} have more than the {MAX_PULL} bytes that are read.",
+                side=place.side,
+                reference=place.reference,
+                registry=place.registry,
+            )
+        return await self._fetch(self._place, url)
+
+    def read(self, page: Reply) -> Iterable[Descriptor]:
+        """What is on it. Raises InvalidManifest if it is no list."""
+        self._taken += len(page.body)
+        place = self._place
+        try:
+            return parse_document(page.body, content_type=OCI_INDEX).successors()
+        except InvalidManifest as error:
+            raise InvalidManifest(
+                f"{place.who}: {place.what}: {error.message}",
+                side=place.side,
+                reference=place.reference,
+                reason=error.reason,
+            ) from error
+
+    def no_list(self, page: Reply) -> Unsupported:
+        """For an answer that calls itself something else, a page for people perhaps."""
+        place, kind = self._place, printable(content_type(page) or "nothing", 80)
+        return Unsupported(
+            f"{place.who}: it answers {kind} when asked for {place.what}, which is no list (HTTP {page.status}).",
+            side=place.side,
+            reference=place.reference,
+            registry=place.registry,
+            status=page.status,
+        )
+
+
+def _no_api(reply: Reply) -> bool:
+    """Whether an answer says that there is no API, rather than something about this question."""
+    absent = reply.status in _REFUSED and reply.status != 400
+    return absent and not _NO_WORD.intersection(_codes(reply))
+
+
 class Referrers(Manifests):
     """The part of a repository's API that concerns referrers."""
 
-    async def referrers(self, subject: Digest, *, artifact_type: str = "") -> Listing:
-        """What refers to the subject. Args: `artifact_type`: only what has that type.
+    async def referrers(
+        self,
+        subject: Digest,
+        *,
+        artifact_type: str = "",
+        most: int = sys.maxsize,
+        anew: bool = False,
+    ) -> Listing:
+        """What refers to the subject, without repetitions.
 
-        Raises the registry errors.
+        Args: `artifact_type`: only what has that type; `most`: so many are enough; `anew`: ask for the API also
+            where there was none a moment ago. Raises the registry errors.
         """
-        listing = await self._by_api(subject, artifact_type)
-        if listing is None:
-            listing = Listing(descriptors=await self._by_tag(subject), by_api=False)
+        listing = await self._by_api(subject, artifact_type, most, anew=anew)
+        if not listing.by_api and (tagged := await self._by_tag(subject)):
+            listing = Listing(descriptors=tagged[:most], by_api=False)
         if artifact_type:
             # whether or not the registry filtered (OCI-Filters-Applied): most do not
             kept = (d for d in listing.descriptors if d.artifact_type == artifact_type)
-            return Listing(descriptors=tuple(kept), by_api=listing.by_api)
+            return replace(listing, descriptors=tuple(kept))
         return listing
 
-    async def _by_api(self, subject: Digest, artifact_type: str) -> Listing | None:
-        """What the API says; None where there is none."""
-        endpoint = self._transport.endpoint(self.registry)
-        if endpoint.no_referrers_until > self._transport.clock():
-            return None
-        query = f"?artifactType={quote(artifact_type, safe='')}" if artifact_type else ""
-        place = self._place("referrers of", subject)
-
-        async def page(url: URL | None) -> Reply:
-            return await self._fetch(
-                "GET",
-                f"referrers/{subject}{query}",
-                place,
-                url=url,
-                headers={"Accept": OCI_INDEX},
-                accept=_REFUSED if url is None else frozenset(),
-                follow=False,
-                limit=MAX_PULL,
-            )
-
+    async def _by_api(
+        self, subject: Digest, artifact_type: str, most: int, *, anew: bool
+    ) -> Listing:
+        """What the API says; nothing, and not `by_api`, where there is none."""
+        endpoint, clock = self._transport.endpoint(self.registry), self._transport.clock
+        known = endpoint.no_referrers_until > clock()
+        if known and not anew:
+            return Listing()
+        pages = _Pages(
+            self._place("referrers of", subject), partial(self._page, subject, artifact_type)
+        )
         try:
-            first = await page(None)
-        except (Denied, Unauthorized):
-            return None  # where the tag is refused too, that says why
-        if first.status in _REFUSED or content_type(first) not in INDEX_TYPES:
-            if first.status != 400 and not _NO_WORD.intersection(_codes(first)):
-                endpoint.no_referrers_until = self._transport.clock() + FORGET
-            return None
-        return Listing(descriptors=tuple(await collect(first, page, read_referrers)), by_api=True)
+            first = await pages.get()
+            if _no_api(first) and not known:
+                # a proxy that has a bad moment says the same
+                first = await pages.get()
+        except (Denied, Unauthorized) as error:
+            return Listing(doubt=error)
+        if first.status in _REFUSED:
+            if _no_api(first) and not endpoint.lists_referrers:
+                endpoint.no_referrers_until = clock() + FORGET
+            return Listing()
+        if content_type(first) not in INDEX_TYPES:
+            return Listing(doubt=pages.no_list(first))
+        endpoint.lists_referrers = True
+        found = await collect(first, pages.get, pages.read, enough=most)
+        return Listing(descriptors=tuple(found[:most]), by_api=True)
+
+    async def _page(
+        self, subject: Digest, artifact_type: str, place: Place, url: URL | None
+    ) -> Reply:
+        query = f"?artifactType={quote(artifact_type, safe='')}" if artifact_type else ""
+        return await self._fetch(
+            "GET",
+            f"referrers/{subject}{query}",
+            place,
+            url=url,
+            headers={"Accept": OCI_INDEX},
+            accept=_REFUSED if url is None else frozenset(),
+            follow=False,
+            limit=MAX_PULL,
+        )
 
     async def _by_tag(self, subject: Digest) -> tuple[Descriptor, ...]:
         tag = fallback_tag(subject)

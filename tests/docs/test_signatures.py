@@ -33,7 +33,7 @@ def price(registry: Registry, *, image: dict[str, int]) -> str:
     ("what", "source", "kind", "row"),
     [
         pytest.param("nothing attached, `all`", NEW, "all", "{0}", id="all"),
-        pytest.param("nothing attached, `all`, source without the API", OLD, "all", "{0}, and 1 referrers a day for the whole host", id="no-api"),
+        pytest.param("nothing attached, `all`, source without the API", OLD, "all", "{0}, and 2 referrers every ten minutes for the whole host", id="no-api"),
         pytest.param("nothing attached, `referrers`", NEW, "referrers", "{0}", id="referrers"),
         pytest.param("nothing attached, `tags`", NEW, "tags", "{0}", id="tags"),
     ],
@@ -49,6 +49,18 @@ async def test_nothing_attached(what: str, source: Profile, kind: Kind, row: str
         told = row.format(price(bench.source, image={"get_manifest": 1}))
         kept = {"head_manifest": 2, "put_manifest": 2}
         assert f"| {what} | {told} | {price(bench.target, image=kept)} |" in ROWS
+
+
+async def test_forced_without_the_api() -> None:
+    """What a forced pass costs where there is no API: it asks for it anew."""
+    async with between(OLD) as bench:
+        mirror = bench.mirror(signatures="all")
+        bench.source.add("team/app", APP, "1.0")
+        await run(mirror, bench)
+        bench.forget_requests()
+        await run(mirror, bench, FORCED)
+        source = price(bench.source, image={"head_manifest": 1})
+        assert f"| the same in a forced pass | {source} | nothing |" in ROWS
 
 
 async def test_something_attached() -> None:

@@ -50,7 +50,7 @@ async def test_42_no_api(kind: str, listed: bool) -> None:
         wanted = with_referrers(b, listed=listed)
         assert await b.act("R") == (wanted if listed else [])
 
-        assert b.count("R") == 1
+        assert b.count("R") == 2  # a proxy's bad moment looks the same, and is over then
         assert b.source.ledger.count(Phase.HEAD_MANIFEST) == 1  # the fallback tag
         assert b.count("Gm") == (1 if listed else 0)
         hosts = {r.host for r in b.source.requests}

@@ -11,6 +11,7 @@ from functools import partial
 import anyio
 import pytest
 
+from copycat.mirror import signatures
 from copycat.mirror.mirror import Mirror
 from copycat.mirror.request import MirrorResult, Need, RunningDigest, Transferred
 from copycat.mirror.signatures import Kind, Look
@@ -291,7 +292,7 @@ async def test_shared_content(bench: Bench) -> None:
         pytest.param(NEW, "referrers", {"referrers": 1}, {"referrers": 1}, id="referrers"),
         pytest.param(NEW, "tags", {"HEAD tag": 3}, {"HEAD tag": 3}, id="tags"),
         pytest.param(NEW, "none", {}, {}, id="none"),
-        pytest.param(OLD, "all", {"referrers": 1, "HEAD tag": 4}, {"HEAD tag": 4}, id="all-without-api"),
+        pytest.param(OLD, "all", {"referrers": 2, "HEAD tag": 4}, {"HEAD tag": 4}, id="all-without-api"),
     ],
 )  # fmt: skip
 async def test_price_of_an_unsigned_image(
@@ -315,6 +316,8 @@ async def test_price_of_an_unsigned_image(
         assert asked(bench.target) == {"head_manifest": 1}
         bench.forget_requests()
         await run(mirror, bench, FORCED, reference="team/app:two")
+        if source is OLD:
+            second = {**second, "referrers": 1}  # whether it has the API by now
         assert asked(bench.source) == {"head_manifest": 1, **second}
 
 
@@ -540,6 +543,81 @@ async def test_a_running_digest_that_fails(bench: Bench) -> None:
     need = Need(running=(RunningDigest(digest=Digest.of(b"gone")),))
     result = await bench.run(need=need, signatures="all")
     assert (result.state, result.signatures_due) == ("failed", True)
+
+
+@pytest.mark.parametrize(
+    ("status", "says"), [(200, "text/html"), (403, "HTTP 403")], ids=["a-page", "denied"]
+)
+async def test_nobody_knows(bench: Bench, status: int, says: str) -> None:
+    """Where the source does not say whether there are signatures, that is told, and asked again the next time."""
+    bench.source.add("team/app", APP, "1.0")
+    one = images.artifact(subject=APP)
+    refer(bench.source, one)
+    headers = {"Content-Type": "text/html"}
+    bench.source.fail(Phase.REFERRERS, status=status, headers=headers, body=b"<html></html>")
+    mirror = bench.mirror(signatures="all")
+    result = await run(mirror, bench)
+    assert (result.state, result.protected, result.signatures_due) == ("protected", True, True)
+    assert says in result.message
+    again = await run(mirror, bench, Need(check_source=False, check_signatures=True))
+    assert (again.state, again.message, again.signatures_due) == ("protected", "", False)
+    assert await listed(bench) == {one.digest}
+
+
+async def test_an_api_that_comes_later() -> None:
+    """A forced pass asks a host that had no API a moment ago whether it has one."""
+    async with between(OLD) as bench:
+        bench.source.add("team/app", APP, "1.0")
+        mirror = bench.mirror(signatures="referrers")
+        await run(mirror, bench)
+        bench.source.core.profile = NEW
+        refer(bench.source, images.artifact(subject=APP))
+        await run(mirror, bench, FORCED)
+        assert len(await listed(bench)) == 1
+
+
+async def test_a_source_that_does_not_say(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question that is not answered keeps the image's result no longer than the patience for it."""
+    monkeypatch.setattr(signatures, "_PATIENCE", 0.05)
+    signed(bench.source)
+    bench.source.fail(Phase.REFERRERS, hold=anyio.Event(), times=None)
+    with anyio.fail_after(20):
+        result = await bench.run(signatures="all")
+    assert (result.state, result.protected, result.signatures_due) == ("protected", True, True)
+    assert "takes too long" in result.message
+    assert images.cosign_tag(APP) in bench.target.tags["copy/app"]
+
+
+def liar(registry: Registry, count: int) -> None:
+    """Whatever is asked about, it lists so many referrers that it does not have."""
+    rows = [
+        {"mediaType": OCI_INDEX, "digest": str(Digest.of(str(n).encode())), "size": 9}
+        for n in range(count)
+    ]
+    body = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": rows})
+    headers = {"Content-Type": OCI_INDEX}
+    registry.fail(Phase.REFERRERS, status=200, headers=headers, body=body.encode(), times=None)
+
+
+async def test_what_refers_to_nothing(bench: Bench) -> None:
+    """What a list names and nobody has is not asked about in turn, and not told a hundred times."""
+    bench.source.add("team/app", APP, "1.0")
+    liar(bench.source, 100)
+    result = await bench.run(signatures="referrers")
+    assert (result.state, result.protected, result.signatures_due) == ("protected", True, True)
+    assert asked(bench.source)["referrers"] == 1
+    assert result.message.count("signatures: ") == 6
+    assert "other failures" in result.message
+
+
+async def test_too_much_trouble(bench: Bench) -> None:
+    """A source that asks for patience each time is left alone, not asked for every signature that there is."""
+    bench.source.add("team/app", APP, "1.0")
+    liar(bench.source, 200)
+    bench.source.fail(Phase.GET_MANIFEST, status=429, nth=2, times=None)
+    result = await bench.run(signatures="referrers")
+    assert (result.state, result.protected, result.signatures_due) == ("protected", True, True)
+    assert asked(bench.source)["get_manifest"] < 200
 
 
 # Tags of the target that stand for something else

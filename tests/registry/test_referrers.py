@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import anyio
 import pytest
 from aiohttp import web
 
-from copycat.errors import Unavailable, Unsupported
+from copycat.errors import InvalidManifest, TooLarge, Unavailable, Unsupported
 from copycat.oci.digest import Digest
-from copycat.oci.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor
+from copycat.oci.manifest import MAX_PULL, OCI_INDEX, OCI_MANIFEST, Descriptor
 from copycat.registry.referrers import FORGET, TRIES, fallback_tag
 from copycat.sandbox import images
 from copycat.sandbox.images import Image
@@ -80,11 +81,11 @@ async def test_referrers(profile: str) -> None:
     ("profile", "requests"),
     [
         pytest.param("distribution", {Phase.REFERRERS: 1}, id="api"),
-        pytest.param("ghcr", {Phase.REFERRERS: 1, Phase.HEAD_MANIFEST: 1}, id="no-api"),
+        pytest.param("ghcr", {Phase.REFERRERS: 2, Phase.HEAD_MANIFEST: 1}, id="no-api"),
     ],
 )
 async def test_nothing(profile: str, requests: dict[Phase, int]) -> None:
-    """Nothing refers to it, which costs one request, without the API two that no quota counts."""
+    """Nothing refers to it, which costs one request, without the API three that no quota counts."""
     async with Registry(profile=profile, auth="none") as a:
         a.add("team/app", SUBJECT)
         async with world(a.address) as here:
@@ -94,17 +95,80 @@ async def test_nothing(profile: str, requests: dict[Phase, int]) -> None:
 
 
 async def test_no_api_is_remembered() -> None:
-    """A host that has no API is asked for it once a day, not once an image."""
+    """A host that has no API is asked for it twice in ten minutes, not once an image; whoever wants to know anew asks once more."""
     now = [1000.0]
     async with Registry(profile=OLD) as a:
         filled(a, signature())
         async with world(a.address, clock=lambda: now[0]) as here:
             for _ in range(3):
                 assert await found(here, a) == [signature().digest]
-            assert a.ledger.count(Phase.REFERRERS) == 1
+            assert a.ledger.count(Phase.REFERRERS) == 2
+            await here.source(a.address).referrers(DIGEST, anew=True)
+            assert a.ledger.count(Phase.REFERRERS) == 3
             now[0] += FORGET
             await found(here, a)
-            assert a.ledger.count(Phase.REFERRERS) == 2
+            assert a.ledger.count(Phase.REFERRERS) == 5
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        pytest.param(404, {"Content-Type": "text/html"}, id="a-page-with-404"),
+        pytest.param(405, {}, id="405"),
+        pytest.param(302, {"Location": "https://login.example/"}, id="a-login"),
+    ],
+)
+async def test_a_bad_moment(status: int, headers: dict[str, str]) -> None:
+    """One refusal, as a proxy gives it in passing, hides nothing: neither from this question nor from the next."""
+    async with Registry() as a:
+        a.add("team/app", SUBJECT)
+        a.add("team/app", signature())
+        a.fail(Phase.REFERRERS, status=status, headers=headers, body=b"<html></html>")
+        async with world(a.address) as here:
+            for _ in range(2):
+                listing = await here.source(a.address).referrers(DIGEST)
+                assert [str(d.digest) for d in listing.descriptors] == [signature().digest]
+                assert listing.by_api
+
+
+async def test_a_bad_minute_of_a_host_with_the_api() -> None:
+    """A host that has shown a list is asked again by the next image, whatever it said in between."""
+    async with Registry() as a:
+        a.add("team/app", SUBJECT)
+        a.add("team/app", signature())
+        async with world(a.address) as here:
+            assert await found(here, a) == [signature().digest]
+            a.fail(Phase.REFERRERS, status=404, times=2)
+            assert await found(here, a) == []
+            assert await found(here, a) == [signature().digest]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "says"),
+    [
+        pytest.param(200, "text/html", "text/html", id="a-page"),
+        pytest.param(200, "application/json", "no list", id="json"),
+        pytest.param(403, "application/json", "HTTP 403", id="403"),
+    ],
+)
+async def test_doubt(status: int, kind: str, says: str) -> None:
+    """Where the API says neither what there is nor that it does not exist, "nothing" comes with the reason to doubt it."""
+    async with Registry() as a:
+        a.add("team/app", SUBJECT)
+        headers = {"Content-Type": kind}
+        a.fail(Phase.REFERRERS, status=status, headers=headers, body=b"<html></html>", times=None)
+        async with world(a.address) as here:
+            listing = await here.source(a.address).referrers(DIGEST)
+            assert (listing.descriptors, listing.by_api) == ((), False)
+            assert says in str(listing.doubt)
+
+            filled(a, signature())
+            listing = await here.source(a.address).referrers(DIGEST)
+            assert [str(d.digest) for d in listing.descriptors] == [signature().digest]
+            assert listing.doubt is None
+
+            a.faults.clear()
+            assert (await here.source(a.address).referrers(DIGEST)).by_api
 
 
 @pytest.mark.parametrize(
@@ -138,7 +202,7 @@ async def test_odd_refusals(body: bytes) -> None:
         for _ in range(2):
             listing = await here.source(script.address).referrers(DIGEST)
             assert listing.descriptors == ()
-        assert sum("referrers" in s.target for s in script.seen) == 1
+        assert sum("referrers" in s.target for s in script.seen) == 2
 
 
 async def test_the_tag_goes_meanwhile() -> None:
@@ -175,6 +239,46 @@ async def test_pages() -> None:
         listing = await here.source(script.address).referrers(DIGEST)
 
     assert [int(d.digest.hex) for d in listing.descriptors] == [0, 1, 2]
+
+
+def endless(size: int) -> Callable[[Seen], web.Response]:
+    """Every page has something new of so many bytes, and another one after it."""
+
+    def answer(seen: Seen) -> web.Response:
+        page = int(seen.target.partition("page=")[2] or 0)
+        digest = f"sha256:{page:064}"
+        row = {"digest": digest, "size": 1, "annotations": {"long": "x" * size}}
+        body = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [row]})
+        headers = {"Content-Type": OCI_INDEX, "Link": f'<?page={page + 1}>; rel="next"'}
+        return web.Response(text=body, headers=headers)
+
+    return answer
+
+
+async def test_endless_pages() -> None:
+    """A list is read no further than anybody wants to know, and never more of it than an index may have."""
+    async with scripted(endless(0)) as script, world(script.address) as here:
+        listing = await here.source(script.address).referrers(DIGEST, most=7)
+        assert len(listing.descriptors) == 7
+        assert len(script.targets()) == 7
+    async with scripted(endless(MAX_PULL // 4)) as script, world(script.address) as here:
+        with pytest.raises(TooLarge, match="pages"):
+            await here.source(script.address).referrers(DIGEST)
+        assert len(script.targets()) == 4
+
+
+async def test_a_page_that_cannot_be_read() -> None:
+    """It is told whose it is."""
+
+    def answer(_: Seen) -> web.Response:
+        body = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [{"size": -1}]}
+        return web.Response(text=json.dumps(body), headers={"Content-Type": OCI_INDEX})
+
+    async with scripted(answer) as script, world(script.address) as here:
+        with pytest.raises(
+            InvalidManifest, match=f"source registry {script.address}: referrers of"
+        ):
+            await here.source(script.address).referrers(DIGEST)
 
 
 @pytest.mark.parametrize("profile", ["distribution", "old", "deaf"])
