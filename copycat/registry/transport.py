@@ -10,7 +10,7 @@ import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType, TracebackType
 from typing import Self, TypeVar
@@ -26,24 +26,21 @@ from copycat.errors import (
     RegistryError,
     Side,
     Throttled,
-    TooLarge,
     Unavailable,
-    Unsupported,
     printable,
 )
 from copycat.metrics import Metrics
 from copycat.oci.reference import DOCKER_HUB, normalise_registry
-from copycat.registry.answers import TRANSIENT, Place, Reply
+from copycat.registry.answers import Place, Reply
 from copycat.registry.auth import Authenticator
 from copycat.registry.calls import WATCHDOG, Answer, Call
-from copycat.registry.challenge import parse_challenges
 from copycat.registry.endpoint import Endpoint, endpoint
 from copycat.registry.hosts import HostConfig, HostPolicy, Proxies, TlsContexts
 from copycat.registry.keychain import Keychain
 from copycat.registry.limits import GATE_PATIENCE, HostLimits, RetryPolicy, together
+from copycat.registry.ping import Pings
 from copycat.registry.quota import PullQuotas, Quota
 from copycat.registry.sender import Sender
-from copycat.registry.singleflight import SingleFlight
 from copycat.registry.wire import Wire
 
 __all__ = ["HostConfig", "HostPolicy", "Transport"]
@@ -122,7 +119,7 @@ class Transport:
         )
         self._hosts: dict[str, _Host] = {}
         self._limits: dict[str, HostLimits] = {}
-        self._pings: SingleFlight[tuple[str, str], None] = SingleFlight()
+        self._pings = Pings(self._wire)
 
     async def __aenter__(self) -> Self:
         """Open the session."""
@@ -301,53 +298,17 @@ class Transport:
             )
         breaker.probing = True
         try:
-            await self._ping(endpoint, call.place)
+            await self._pings.send(endpoint, call.place)
         except RegistryError:
             breaker.reopen()
             raise
         finally:
             breaker.probing = False
 
-    # Ping
-
-    async def _ready(self, endpoint: Endpoint, place: Place) -> None:
-        """Know the scheme and the challenge: one ping per endpoint, however many ask at once."""
-        if endpoint.challenges is None or not endpoint.scheme:
-            await self._pings.do(
-                (endpoint.registry, endpoint.host), lambda: self._ping(endpoint, place)
-            )
-
-    async def _ping(self, endpoint: Endpoint, place: Place) -> None:
-        ping = Call(
-            method="GET", place=replace(place, what="the registry's API (/v2/)"), follow=False
-        )
-        if endpoint.scheme:
-            await self._ping_with(endpoint, ping, endpoint.scheme)
-            return
-        try:
-            await self._ping_with(endpoint, ping, "https")
-        except Unavailable as error:
-            if error.status or error.reason in {"dns", "timeout"}:
-                raise
-            # It does not speak TLS, and the configuration allows it not to.
-            await self._ping_with(endpoint, ping, "http")
-
-    async def _ping_with(self, endpoint: Endpoint, ping: Call, scheme: str) -> None:
-        url = URL(f"{scheme}://{endpoint.host}/v2/", encoded=True)
-        response = await self._wire.send(endpoint, ping, url, None)
-        with suppress(TooLarge, Unsupported):  # a page for people
-            reply = await self._wire.read(endpoint, ping, Answer(response=response, foreign=False))
-            if reply.status in TRANSIENT:
-                raise self._wire.error(endpoint, ping, reply)
-        endpoint.scheme = scheme
-        endpoint.limits.breaker.success()  # a try at TLS before is no failure
-        # Any other answer is as good as "no challenge yet": a 401 later brings its own.
-        endpoint.challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))
-
     # One request
 
     async def _fetch(self, endpoint: Endpoint, call: Call) -> Reply:
-        await self._ready(endpoint, call.place)
+        await self._pings.ready(endpoint, call.place)
         if call.small:
             async with endpoint.limits.small:
                 await self._admit(endpoint, call)  # the host may have shut while this one waited
@@ -361,7 +322,7 @@ class Transport:
         raise self._wire.error(endpoint, call, reply)
 
     async def _open(self, endpoint: Endpoint, call: Call) -> aiohttp.ClientResponse:
-        await self._ready(endpoint, call.place)
+        await self._pings.ready(endpoint, call.place)
         answer = await self._sender.send(endpoint, call)
         status = answer.response.status
         if answer.body is None and (status < 300 or status in call.accept):

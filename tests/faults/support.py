@@ -302,7 +302,7 @@ class Bench:
                 for name, host in transport._hosts.items()
             ),
             "transfers": blobs._limiter.borrowed_tokens + len(self.engine.mirror.transfers()),
-            "flights": len(blobs._flights) + len(transport._pings._flights),
+            "flights": len(blobs._flights) + len(transport._pings.flights._flights),
             "tokens": len(transport._sender._auth._flights._flights),
         }
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -199,6 +201,60 @@ async def test_insecure_tls(ca: CA) -> None:
         await ask(here, script.address)
 
         assert here.transport.endpoint(script.address).scheme == "https"
+
+
+@asynccontextmanager
+async def raw(talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:  # fmt: skip
+    """A server that is written byte by byte; its address."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, EOFError):
+            await talk(reader, writer)
+        writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield "{}:{}".format(*server.sockets[0].getsockname())
+    finally:
+        server.close()
+
+
+async def test_plain_http_that_waits() -> None:
+    """A host without TLS that waits for the rest of a TLS greeting is spoken to in plain HTTP, if it may be."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+
+    async with raw(talk) as address, world(address, request_timeout=0.3) as here:
+        assert not await here.source(address).has_blob(blob(DATA).digest)
+        assert here.transport.endpoint(address).scheme == "http"
+
+
+@pytest.mark.parametrize(
+    "plain",
+    ["400 Bad Request", "426 Upgrade Required", "301 Moved\r\nLocation: HTTPS://r.example/v2/"],
+)
+async def test_tls_that_starts_badly(ca: CA, plain: str) -> None:
+    """One broken handshake does not make plain HTTP of an insecure host that speaks TLS, for as long as the process lives."""
+    connections = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 1:
+            return
+        if connections > 2:
+            await writer.start_tls(server_context(ca))
+        while await reader.readuntil(b"\r\n\r\n"):
+            status = plain if connections == 2 else "404 Not Found"
+            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
+            await writer.drain()
+
+    async with raw(talk) as address, world(address) as here:
+        assert not await here.source(address).has_blob(blob(DATA).digest)
+        assert here.transport.endpoint(address).scheme == "https"
 
 
 async def test_no_tls_without_permission() -> None:
