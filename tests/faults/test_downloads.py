@@ -116,6 +116,8 @@ RESTS: dict[str, tuple[dict[str, Any], int]] = {
     "no-content-range": ({"headers": {"Content-Range": None}}, 3),
     "another-place": ({"headers": {"Content-Range": f"bytes 5-{SIZE - 1}/{SIZE}"}}, 3),
     "another-size": ({"headers": {"Content-Range": f"bytes {SIZE // 2}-{SIZE - 1}/{SIZE + 9}"}}, 3),
+    "another-length": ({"extra_bytes": -5}, 3),
+    "encoded": ({"encoding": "gzip"}, 3),
     "416": ({"status": 416}, 3),
     "400": ({"status": 400}, 3),
 }
@@ -361,6 +363,18 @@ async def test_31_pause(step: str) -> None:
 
         assert one_upload(b)
         assert b.count(step) == {"Gb": 3, "U": 1}[step]
+
+
+async def test_31_too_long_in_all() -> None:
+    """[Gb U] The 45 seconds are those of all pauses together, whatever arrives between them."""
+    async with bench(request_timeout="120ms", source={"redirect_blobs": False}) as b:
+        b.fail("Gb", stall_at=SIZE // 5)
+        for nth in (2, 3, 4):
+            b.fail("Gb", nth=nth, stall_at=SIZE // 5, run=lambda _: _skip(b, 20))
+        success(b, "", await b.copy())
+
+        assert (b.count("I"), b.count("Gb")) == (2, 5)
+        assert ranges(b)[-1] == ""  # the second upload reads it from its start
 
 
 @pytest.mark.parametrize("step", ["Gb", "U"])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from copycat.errors import CopycatError, Unavailable
+from copycat.sandbox import images
 from copycat.sandbox.ledger import Phase
 from tests.faults.support import EACH, LAYER, STEPS, Bench, Names, bench, failure, success
 
@@ -167,6 +168,18 @@ async def test_02_reset_before_an_answer(step: str) -> None:
         # a GET that got no answer is made again by the HTTP client itself, where it was
         direct = {"Gb": 0} if step == "Rd" else {}
         assert b.counts() == expected(step, **direct)
+
+
+async def test_02_reset_before_an_answer_to_bytes() -> None:
+    """[U C] A small body that could be sent again goes into a new session all the same: nobody knows what the old one has."""
+    image = images.image(seed="small", layers=(9_000,))
+    async with bench(image=image) as b:
+        fault = b.fail("U", reset=True, match=lambda request: request.reused)
+        success(b, "", await b.copy())
+
+        assert fault.hits == 1
+        used = [r.reference for r in b.target.ledger.select(Phase.UPLOAD_BODY)]
+        assert len(used) == len(set(used)) == 3  # config and layer, one of them twice
 
 
 def reused(step: str) -> Any:

@@ -241,6 +241,7 @@ async def test_34_refused_commit(refusal: dict[str, Any], stored: bool) -> None:
 
         sessions = 1 if stored else 2
         assert (b.count("I"), b.count("Hb")) == (sessions, 3)
+        assert b.endpoint.form is Form.WHOLE  # nothing was said about the form
 
 
 # Row 35
@@ -323,15 +324,38 @@ async def test_35_cannot_say(profile: str) -> None:
         b.sessions_left = 0 if profile == "acr" else 1  # none of them lets us cancel
 
 
-async def test_35_says_less() -> None:
-    """[U] A registry that lost what it had acknowledged gets a new session: those bytes are gone here, too."""
+@pytest.mark.parametrize("held", ["0-99", "0-299999", "0-8999999"], ids=["less", "more", "absurd"])
+async def test_35_says_something_else(held: str) -> None:
+    """[U] A registry that lost what it had acknowledged, or claims what nobody sent, gets a new session."""
     async with bench() as b:
         in_pieces(b)
-        b.fail("U", nth=3, cut_at=10)
-        b.target.fail(Phase.UPLOAD_STATUS, headers={"Range": "0-99"})
+        b.fail("U", nth=2, cut_at=10)
+        b.target.fail(Phase.UPLOAD_STATUS, headers={"Range": held})
         success(b, "", await b.copy())
 
         assert (b.count("I"), b.count("Gb")) == (2, 2)
+
+
+async def test_35_nothing_arrived() -> None:
+    """[U] distribution says 0-0 of one byte and of none: a session whose first piece broke at once begins at 0."""
+    async with bench() as b:
+        in_pieces(b)
+        b.fail("U", cut_at=0, reset=True)
+        success(b, "", await b.copy())
+
+        assert ranges(b)[:2] == ["0-99999", "0-99999"]
+        assert (b.count("I"), b.count("Gb")) == (1, 1)
+
+
+async def test_35_breaks_that_bring_bytes() -> None:
+    """[U] A piece may break more often than there are tries, if each break has brought some of it."""
+    async with bench() as b:
+        in_pieces(b)
+        b.fail("U", cut_at=20_000, times=4)
+        success(b, "", await b.copy())
+
+        assert ranges(b)[:5] == [f"{at}-99999" for at in range(0, 100_000, 20_000)]
+        assert (b.count("I"), b.count("Gb")) == (1, 1)
 
 
 async def test_35_never_goes_on() -> None:
