@@ -20,6 +20,7 @@ __all__ = ["Asker", "Issued", "Renewable"]
 
 #: What was fetched this recently (seconds) cannot have expired, whatever a registry says: or it would make us ask for ever.
 YOUNG = 10.0
+_SLOW = "Whoever hands out the login does not answer in time."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +68,15 @@ class Renewable:
         fetch: Callable[[], Awaitable[Issued]],
         *,
         patience: float = 30.0,
+        wait: float = 10.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Args: `patience` is how long a failure is remembered, in seconds; the clock counts seconds."""
+        """Args: `patience` is how long a failure is remembered, `wait` how long a login that is still good waits for
+        the next one, both in seconds; the clock counts seconds.
+        """
         self._fetch = fetch
         self._patience = patience
+        self._wait = wait
         self._clock = clock
         self._lock = anyio.Lock()
         self._credentials: Credentials | None = None
@@ -115,9 +120,12 @@ class Renewable:
         return now < self._retry or (self._alive() and now < self._renew)
 
     async def _renewed(self) -> None:
+        limit = self._wait if self._alive() and not self._doubted else None
         try:
-            login = await self._fetch()
-        except RegistryError as error:
+            with anyio.fail_after(limit):
+                login = await self._fetch()
+        except (RegistryError, TimeoutError) as trouble:
+            error = trouble if isinstance(trouble, RegistryError) else Unavailable(_SLOW)
             if error.temporary and error.retry_after is None:
                 # until then the answer is the same: whoever waits for it may do something else
                 error.retry_after = self._patience

@@ -14,14 +14,14 @@ from copycat.registry.renewable import Issued, Renewable
 class Cloud:
     """Hands out numbered passwords, or fails; the clock is its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, wait: float = 10.0) -> None:
         self.now = 0.0
         self.fetched = 0
         self.failing = False
         self.life = 100.0
         self.gate = anyio.Event()
         self.gate.set()
-        self.login = Renewable(self.fetch, clock=lambda: self.now)
+        self.login = Renewable(self.fetch, wait=wait, clock=lambda: self.now)
 
     async def fetch(self) -> Issued:
         self.fetched += 1
@@ -115,6 +115,25 @@ async def test_failed_renewal_keeps_the_old_login() -> None:
     cloud.now = 111
     with pytest.raises(Unavailable):
         await cloud.password()
+
+
+async def test_slow_renewal() -> None:
+    """Nobody waits long for a renewal while the old login is good; without one there is nothing else to do."""
+    cloud = Cloud(wait=0.01)
+    await cloud.password()
+    cloud.gate = anyio.Event()
+    cloud.now = 50
+    with anyio.fail_after(10):
+        assert await cloud.password() == "p1"
+
+    assert await cloud.password() == "p1"
+    assert cloud.fetched == 2
+
+    cloud.now = 100
+    with anyio.move_on_after(0.1) as patient:
+        await cloud.password()
+
+    assert patient.cancelled_caught
 
 
 async def test_failure_is_remembered() -> None:
