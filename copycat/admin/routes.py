@@ -154,7 +154,11 @@ async def _new_level(request: web.Request) -> tuple[int, msgspec.Struct]:
     try:
         wanted = msgspec.json.decode(await request.read(), type=LogLevel)
         set_level(wanted.level)
-    except msgspec.DecodeError:
+    except (
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+    ):  # the last: brackets without end
         return 400, Message(message='expected a JSON object like {"level": "debug"}')
     except ConfigError as error:
         return 400, Message(message=printable(error.problems[0].message))

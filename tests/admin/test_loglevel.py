@@ -68,8 +68,10 @@ async def test_the_level_changes(stream: io.StringIO) -> None:
         (b"debug", 'like {"level": "debug"}'),
         (b'{"level": 5}', 'like {"level": "debug"}'),
         (b"", 'like {"level": "debug"}'),
+        (b'{"x": ' + b"[" * 100_000, 'like {"level": "debug"}'),
+        (b'{"level": "\xff"}', 'like {"level": "debug"}'),
     ],
-    ids=["name", "text", "number", "empty"],
+    ids=["name", "text", "number", "empty", "deep", "no-text"],
 )
 async def test_what_is_no_level(body: bytes, words: str) -> None:
     """A bad level is refused with the ones that exist, and nothing changes."""
