@@ -88,7 +88,7 @@ class Wire:
         self._clock, self._jitter = clock, jitter
         self._timeouts: dict[float | None, aiohttp.ClientTimeout] = {}
         self._stores: dict[str, HostGate] = {}
-        self._warned: deque[str] = deque(maxlen=256)
+        self._warned: deque[tuple[str, str]] = deque(maxlen=256)
         self._stack = AsyncExitStack()
         self._session: aiohttp.ClientSession | None = None
 
@@ -298,12 +298,13 @@ class Wire:
             breaker.why = why  # without TLS, after a try with it that was counted
 
     def _warn(self, endpoint: Endpoint, response: aiohttp.ClientResponse) -> None:
-        """`Warning: 299 - "…"` is for people (distribution-spec, "Warnings"); each text once."""
+        """`Warning: 299 - "…"` is for people (distribution-spec, "Warnings"); each text of a registry once."""
         for warning in response.headers.getall("Warning"):
             said = without_echo(warning.encode("utf-8", "replace"), authorization=_login(response))
             text = printable(said.decode())
-            if warning.startswith("299 ") and text not in self._warned:
-                self._warned.append(text)
+            told = (endpoint.registry, text)
+            if warning.startswith("299 ") and told not in self._warned:
+                self._warned.append(told)
                 _log.warning("the registry warns", registry=endpoint.registry, warning=text)
 
     async def read(self, endpoint: Endpoint, call: Call, answer: Answer) -> Reply:

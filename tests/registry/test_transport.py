@@ -1161,6 +1161,22 @@ async def test_warnings() -> None:
     assert [row["warning"] for row in logs] == ['299 - "this tag goes away"']
 
 
+async def test_the_same_warning_of_two_registries() -> None:
+    """What one registry said is no news of another: each is told once."""
+    warned = {"Warning": '299 - "this tag goes away"'}
+    answer = lambda _: web.Response(body=DATA, headers=warned)  # noqa: E731 -- short
+    with capture_logs() as logs:
+        async with (
+            scripted(answer) as one,
+            scripted(answer) as other,
+            world(one.address, other.address) as here,
+        ):
+            for script in (one, other, one, other):
+                await ask(here, script.address)
+
+    assert [row["registry"] for row in logs] == [one.address, other.address]
+
+
 async def test_long_patience_of_a_token_service() -> None:
     """A token service that asks for a little patience gets it."""
     slept: list[float] = []
