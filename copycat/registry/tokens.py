@@ -12,7 +12,7 @@ from yarl import URL
 
 from copycat.errors import RegistryError, Side, Throttled, Unauthorized, Unavailable, printable
 from copycat.oci.reference import DOCKER_HUB
-from copycat.registry.answers import UNREADABLE, Reply
+from copycat.registry.answers import TRANSIENT, UNREADABLE, Reply
 from copycat.registry.echoes import without_echo
 from copycat.registry.endpoint import Endpoint
 from copycat.registry.keychain import Credentials
@@ -171,7 +171,7 @@ class TokenRequest:
                 status=429,
                 retry_after=parse_retry_after(reply.headers.get("Retry-After", "")),
             )
-        if reply.status >= 500 or reply.status == 408:
+        if reply.status >= 500 or reply.status in TRANSIENT:
             return Unavailable(
                 f"The token service {host} of {registry} answered HTTP {reply.status}.",
                 side=self._side,

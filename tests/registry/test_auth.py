@@ -526,6 +526,8 @@ async def test_no_token_in_it(answer: Callable[[], web.Response]) -> None:
         (500, {}, Unavailable),
         (503, {}, Unavailable),
         (408, {}, Unavailable),
+        (425, {}, Unavailable),
+        (499, {}, Unavailable),
         (429, {"Retry-After": "77"}, Throttled),
         (400, {}, Unauthorized),
         (403, {}, Unauthorized),
