@@ -98,7 +98,9 @@ class PullQuotas:
     ) -> None:
         """Read the head of an answer: `ratelimit-remaining: 76;w=21600`. Args: when its request was `sent`."""
         account = _account(endpoint, credentials)
-        count, _, window = headers.get("ratelimit-remaining", "").partition(";w=")
+        count, window = _parts(headers.get("ratelimit-remaining", ""))
+        if count.startswith("-") and _is_number(count[1:]):
+            count = "0"  # overdrawn
         if not _is_number(count):
             self._keep(account, self._known.get(account))
             return
@@ -106,7 +108,7 @@ class PullQuotas:
         if known is not None and known.at >= sent:
             # answers overtake each other: what came in since is no older than this one
             left = min(left, known.remaining)
-        most = headers.get("ratelimit-limit", "").partition(";")[0]
+        most, _ = _parts(headers.get("ratelimit-limit", ""))
         quota = Quota(
             remaining=left,
             limit=int(most) if _is_number(most) else None,
@@ -185,6 +187,12 @@ class PullQuotas:
 
 def _account(endpoint: Endpoint, credentials: Credentials | None) -> _Account:
     return endpoint.host, credentials.key if credentials else ""
+
+
+def _parts(header: str) -> tuple[str, str]:
+    """A count and its window, each empty if it is not there: `76;w=21600`, `76; burst=5; w=21600`."""
+    count, *parameters = (part.strip() for part in header.split(";"))
+    return count, next((p[2:] for p in parameters if p.startswith("w=")), "")
 
 
 def _is_number(text: str) -> bool:

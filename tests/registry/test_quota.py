@@ -344,6 +344,38 @@ def test_arithmetic(
     assert quota.pause(0.5) == pytest.approx(pause)
 
 
+@pytest.mark.parametrize(
+    ("limit", "remaining", "told"),
+    [
+        ("100;w=21600", "76;w=21600", (76, 100, 21600)),
+        ("100; w=21600", " 76 ; burst=5; w=21600", (76, 100, 21600)),
+        ("100", "76", (76, 100, None)),
+        (None, "5;w=60", (5, None, 60)),
+        ("100;w=x", "76;w=-5", (76, 100, None)),
+        ("0;w=0", "0;w=0", (0, 0, 0)),
+        ("100;w=21600", "-3;w=21600", (0, 100, 21600)),
+        ("many", "1;w=60", (1, None, 60)),
+        ("100;w=21600", "--3", None),
+        ("100;w=21600", "few", None),
+        ("100;w=21600", "", None),
+        ("9" * 40, "9" * 40, None),
+    ],
+)
+def test_how_it_is_told(
+    limit: str | None, remaining: str, told: tuple[int, int | None, float | None] | None
+) -> None:
+    """Both headers with and without windows, spaces and other parameters; overdrawn is nothing left; what is no count says nothing."""
+    metrics = Metrics(version="test")
+    quotas = PullQuotas(metrics=metrics)
+    hub = endpoint("r.example", registry="r.example", config=None, label="r", limits=HostLimits())
+    headers = {"ratelimit-remaining": remaining, **({"ratelimit-limit": limit} if limit else {})}
+
+    quotas.note(hub, None, headers, sent=quotas.now())
+
+    newest = quotas.newest("r.example")
+    assert (newest and (newest.remaining, newest.limit, newest.window)) == told
+
+
 def test_accounts_that_are_remembered() -> None:
     """Whoever may create a Pod chooses hosts: what is known about them is bounded, the newest stay."""
     quotas = PullQuotas(metrics=Metrics(version="test"), clock=lambda: 0.0)
