@@ -30,6 +30,8 @@ __all__ = ["SMALL", "Blobs"]
 
 #: Blobs up to this size are read whole, verified, and sent as bytes.
 SMALL = 256 * 1024
+#: So many blobs to look for are worth asking first whether there is a repository at all.
+_MANY = 3
 #: Digests of which the process remembers where they are.
 _REMEMBERED = 200_000
 
@@ -71,7 +73,10 @@ class Blobs:
                 self._count(job, "exists")
             else:
                 blobs.append(blob)
-        for digest in await self._target.known_blobs(name, [b.digest for b in blobs]) or ():
+        known = await self._target.known_blobs(name, [b.digest for b in blobs])
+        if known is None and self._target.mounts and len(blobs) >= _MANY:
+            await job.target.ask_if_new()
+        for digest in known or ():
             self._learn(name, digest, job.source.access.home)
         with one_error():
             async with anyio.create_task_group() as tasks:
@@ -121,7 +126,7 @@ class Blobs:
             if flight is None:
                 with self._flight(key):
                     return await self._settle(job, blob)
-            if await job.target.has_blob(blob.digest):
+            if not job.target.new and await job.target.has_blob(blob.digest):
                 self._count(job, "exists")
                 return access.home
             await flight.wait()

@@ -126,6 +126,9 @@ class StagedRepository(Repository):
             self._stage.found(self.name, digest, self._notes.home)
         return self._stage.blobs[key]
 
+    async def ask_if_new(self) -> None:
+        """Not asked: `presence` knows, and is told at the latest by the first blob that is looked for."""
+
     async def presence(self, reference: Digest) -> Presence:
         """Whether the repository exists: by what was found in it, else by the words of a 404.
 

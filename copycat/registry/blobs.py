@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-from copycat.errors import DigestMismatch, TooLarge, Unauthorized
+from copycat.errors import DigestMismatch, RegistryError, TooLarge, Unauthorized
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import Descriptor
-from copycat.registry.answers import Place
+from copycat.registry.answers import Place, registry_code
 from copycat.registry.auth import Login
 from copycat.registry.calls import Call
 from copycat.registry.download import Download
@@ -38,6 +38,12 @@ class Blobs(Part):
         """No upload session is open."""
         super().__init__(transport, registry, name, push=push, access=access)
         self._sessions: dict[Digest, Opened] = {}
+        self._new: bool | None = None
+
+    @property
+    def new(self) -> bool:
+        """Whether the registry said that it knows no such repository: see `ask_if_new`."""
+        return self._new is True
 
     async def has_blob(self, digest: Digest) -> bool:
         """Whether the blob is there. A registry that cannot say so is taken for one that lacks it."""
@@ -140,15 +146,44 @@ class Blobs(Part):
         """Whether the blob is there, asked by who will upload it if it is not.
 
         A mount from the repository itself answers that and opens the session in one request. Only where
-        a mount has come true: a registry that cannot mount would say 202 to what it has.
+        a mount has come true, or nothing is there: a registry that cannot mount would say 202 to what it has.
         """
         digest = descriptor.digest
-        if self._transport.endpoint(self.registry).mounts and digest not in self._sessions:
+        mounts = self._transport.endpoint(self.registry).mounts or self.new
+        if mounts and digest not in self._sessions:
             if await self.mount_blob(descriptor, self.name):
                 return True
             if digest in self._sessions:
                 return False
         return await self.has_blob(digest)
+
+    async def ask_if_new(self) -> None:
+        """Learn in one request whether the registry has no such repository: then no blob is looked for by HEAD.
+
+        Not asked where a mount answers for each blob, and of a registry only while it has an answer: this
+        spares requests and is needed for nothing. distribution knows no repository without tags; the blobs that
+        an interrupted copy left in one are found by the mounts that are tried then.
+        """
+        endpoint = self._transport.endpoint(self.registry)
+        if self._new is not None or endpoint.mounts or endpoint.silent_on_names:
+            return
+        call = Call(
+            method="GET",
+            repository=self.name,
+            path="tags/list?n=1",
+            place=self._place("list of tags", writing=True),
+            login=self._login,
+            accept=_MOUNT_REFUSALS - {401},
+            retry=False,
+        )
+        try:
+            reply = await self._transport.fetch(self.registry, call)
+        except RegistryError:
+            # Whatever ails the registry, what is really needed of it will meet that and say so.
+            self._new, endpoint.silent_on_names = False, True
+            return
+        self._new = reply.status == 404 and registry_code(reply.body) == "NAME_UNKNOWN"
+        endpoint.silent_on_names = not self._new and reply.status != 200
 
     def _mount_call(self, place: Place, digest: Digest, from_repository: str) -> Call:
         source = self._transport.endpoint(self.registry).repository(from_repository)

@@ -59,6 +59,8 @@ class Endpoint:
     """Repositories that it refused to mount from."""
     mounts: bool = False
     """It has taken a blob from another of its repositories."""
+    silent_on_names: bool = False
+    """It does not tell by a list of tags whether it has a repository."""
     no_cancel: bool = False
     """It lets us cancel no upload."""
     head_useless: bool = False

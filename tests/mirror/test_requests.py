@@ -25,8 +25,9 @@ def counted(registry: Registry) -> Counts:
 async def test_cold_images_that_share(bench: Bench) -> None:
     """The source is asked once for each thing; at the target a blob that nobody has costs one POST and one PUT.
 
-    The first image asks by HEAD for each of its blobs. The second mounts what it shares. From then on the
-    registry is known to mount, and the question whether a blob is there opens its upload as well.
+    The first image asks whether its repository is new instead of looking for each of its blobs. The second
+    mounts what it shares, after which the registry is known to mount. In both cases the question whether a
+    blob is there opens its upload as well.
     """
     for number in range(3):
         bench.source.add(
@@ -35,11 +36,11 @@ async def test_cold_images_that_share(bench: Bench) -> None:
     expected: list[tuple[Counts, Counts]] = [
         (
             {Phase.GET_MANIFEST: 1, Phase.GET_BLOB: 4},
-            {Phase.HEAD_BLOB: 4, Phase.START_UPLOAD: 4, Phase.UPLOAD_BODY: 4},
+            {Phase.TAGS: 1, "mount": 4, Phase.UPLOAD_BODY: 4},
         ),
         (
             {Phase.GET_MANIFEST: 1, Phase.GET_BLOB: 2},
-            {"mount": 2, Phase.HEAD_BLOB: 2, Phase.START_UPLOAD: 2, Phase.UPLOAD_BODY: 2},
+            {Phase.TAGS: 1, "mount": 4, Phase.UPLOAD_BODY: 2},
         ),
         (
             {Phase.GET_MANIFEST: 1, Phase.GET_BLOB: 2},
@@ -53,6 +54,37 @@ async def test_cold_images_that_share(bench: Bench) -> None:
         assert counted(bench.source) == at_source
         manifests: Counts = {Phase.HEAD_MANIFEST: 2, Phase.PUT_MANIFEST: 2}
         assert counted(bench.target) == at_target | manifests
+
+
+async def test_a_repository_that_is_there(bench: Bench) -> None:
+    """Where a registry has the repository, each blob is looked for, and what is found is not sent."""
+    bench.source.add("team/app", images.image(layers=[*SHARED, 512], seed=1), "1")
+    bench.source.add("team/app", images.image(layers=[*SHARED, 512], seed=2), "2")
+    await bench.run("team/app:1", repository="copy/app")
+    bench.use(bench.plain)  # as after a restart
+    bench.forget_requests()
+    await bench.run("team/app:2", repository="copy/app")
+    assert counted(bench.target) == {
+        Phase.HEAD_MANIFEST: 2,
+        Phase.TAGS: 1,
+        Phase.HEAD_BLOB: 4,
+        Phase.START_UPLOAD: 2,
+        Phase.UPLOAD_BODY: 2,
+        Phase.PUT_MANIFEST: 2,
+    }
+
+
+async def test_few_blobs(bench: Bench) -> None:
+    """For two blobs nobody asks whether the repository is new: it would spare next to nothing."""
+    bench.source.add("team/app", images.image(layers=[512]), "1")
+    await bench.run("team/app:1", repository="copy/app")
+    assert counted(bench.target) == {
+        Phase.HEAD_MANIFEST: 2,
+        Phase.HEAD_BLOB: 2,
+        Phase.START_UPLOAD: 2,
+        Phase.UPLOAD_BODY: 2,
+        Phase.PUT_MANIFEST: 2,
+    }
 
 
 async def test_nothing_is_sent_again(bench: Bench) -> None:

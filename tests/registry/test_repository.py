@@ -27,6 +27,7 @@ from copycat.oci.manifest import (
     Manifest,
     parse_document,
 )
+from copycat.registry.answers import ERROR_LIMIT
 from copycat.sandbox import images
 from copycat.sandbox.faults import FaultOptions
 from copycat.sandbox.ledger import Phase
@@ -451,6 +452,52 @@ async def test_one_session_per_refused_mount() -> None:
 
         assert (b.violations, b.sessions) == ([], 0)
         assert b.ledger.count(Phase.START_UPLOAD) == 2
+
+
+UNKNOWN = b'{"errors":[{"code":"NAME_UNKNOWN"}]}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "new", "asked"),
+    [
+        pytest.param(404, UNKNOWN, True, 2, id="no-such-repository"),
+        pytest.param(200, b'{"name":"copy/app","tags":["1"]}', False, 2, id="there"),
+        pytest.param(404, b"<html>not found</html>", False, 1, id="no-lists"),
+        pytest.param(405, b"", False, 1, id="method"),
+        pytest.param(403, b'{"errors":[{"code":"DENIED"}]}', False, 1, id="denied"),
+        pytest.param(401, UNKNOWN, False, 1, id="unauthorized"),
+        pytest.param(500, UNKNOWN, False, 1, id="broken"),
+        pytest.param(429, UNKNOWN, False, 1, id="throttled"),
+        pytest.param(200, b"x" * (ERROR_LIMIT + 1), False, 1, id="endless"),
+    ],
+)
+async def test_whether_a_repository_is_new(status: int, body: bytes, new: bool, asked: int) -> None:
+    """Only NAME_UNKNOWN says so; who has no answer is asked once, by one request, and no more."""
+
+    def answer(_seen: Seen) -> web.Response:
+        return web.Response(status=status, body=body)
+
+    async with scripted(answer) as script, world(script.address) as here:
+        for _ in range(2):
+            target = here.target(script.address)
+            await target.ask_if_new()
+            assert target.new is new
+    assert [r.target for r in script.seen].count("/v2/copy/app/tags/list?n=1") == asked
+
+
+async def test_a_new_repository_gets_its_blobs_unasked() -> None:
+    """The mount that is tried in place of the question is refused, and its session takes the blob."""
+    async with Registry(profile="ecr", auth="none") as b:
+        b.create_repository("copy/app")
+        b.fail(Phase.TAGS, status=404, code="NAME_UNKNOWN")
+        async with world(b.address) as here:
+            target = here.target(b.address)
+            await target.ask_if_new()
+            assert not await target.claim_blob(blob(b"1"))
+            await target.upload_blob(blob(b"1"), sent(b"1"))
+        assert (b.violations, b.sessions) == ([], 0)
+        assert b.ledger.count(Phase.HEAD_BLOB) == 0
+        assert b.ledger.count(Phase.START_UPLOAD) == 1
 
 
 async def test_errors_say_what_was_written() -> None:
