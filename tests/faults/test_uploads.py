@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,7 @@ from tests.faults.support import (
     TAG,
     TARGET,
     Bench,
+    Names,
     bench,
     engine_of,
     failure,
@@ -71,6 +73,33 @@ async def test_26_locations(step: str, form: Form, style: LocationStyle) -> None
         assert "&digest=sha256%3A" in bodies[-1].query
         if style == "other-host":
             assert not any(r.authorized for r in bodies)
+
+
+@pytest.mark.parametrize(("step", "form"), [("I", Form.WHOLE), ("U", Form.CHUNKED)], ids=["I", "U"])
+async def test_26_no_tls_on_another_host(step: str, form: Form) -> None:
+    """A Location that leads from TLS to another host without it is refused; nobody is contacted there."""
+    authority = trustme.CA()
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    authority.configure_trust(client)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host = f"store.example:{listener.getsockname()[1]}"
+        async with bench(
+            target={"ssl_context": server},
+            ssl_context=client,
+            resolver=Names("store.example"),
+            registries=[{"host": host}],
+        ) as b:
+            b.endpoint.form, b.endpoint.chunk = form, 100_000
+            b.fail(step, after=True, status=202, headers={"Location": f"http://{host}/v2/x?a=b"})
+            found = await b.copy()
+
+            assert (found.state, found.reason) == ("denied", "downgrade")
+            assert b.untouched()
+            b.sessions_left = b.target.sessions
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 # Row 27
