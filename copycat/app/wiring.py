@@ -34,6 +34,7 @@ from copycat.mirror.policy import Policy
 from copycat.mirror.signatures import Signatures
 from copycat.oci.platform import Platform
 from copycat.oci.reference import normalise_registry
+from copycat.registry.answers import SLOW_RATE
 from copycat.registry.bandwidth import Bandwidth
 from copycat.registry.hosts import HostConfig, HostPolicy, Proxies, TlsContexts
 from copycat.registry.keychain import AccessKeychain, ChainKeychain, Keychain
@@ -115,6 +116,7 @@ async def open_engine(
                 target_registries=frozenset({builder.registry}),
                 ca_file=settings.registry_ca_file,
                 request_timeout=settings.request_timeout,
+                slow_rate=_slow_rate(settings),
                 retry=RetryPolicy(
                     attempts=settings.registry_retry_attempts,
                     backoff=settings.registry_retry_backoff,
@@ -131,6 +133,13 @@ async def open_engine(
         )
         target = builder.target(transport)
         yield _assemble(settings, transport=transport, target=target, metrics=metrics, sleep=sleep)
+
+
+def _slow_rate(settings: Settings) -> float:
+    """Bytes a second below which an upload hardly moves: well under what `maxBandwidth` leaves to each of them."""
+    if not settings.max_bandwidth:
+        return SLOW_RATE
+    return min(SLOW_RATE, settings.max_bandwidth / settings.max_transfers / 4)
 
 
 def _assemble(

@@ -57,8 +57,11 @@ class Beat:
         self.moved += count
         self.since = None
 
-    async def watch(self, silence: float) -> str:
-        """Return when the body is to be cut off, with the reason: `stalled` or `slow`. Args: `silence` in seconds."""
+    async def watch(self, silence: float, slow_rate: float = SLOW_RATE) -> str:
+        """Return when the body is to be cut off, with the reason: `stalled` or `slow`.
+
+        Args: `silence` in seconds; `slow_rate` in bytes a second, over `SLOW_WINDOW`.
+        """
         marked, taken = self.begun, 0
         while True:
             await anyio.sleep(silence / 4)
@@ -68,7 +71,7 @@ class Beat:
             if now - marked < SLOW_WINDOW:
                 continue
             moved = self.taken + self.moved
-            if not self.finished and moved - taken < SLOW_RATE * (now - marked):
+            if not self.finished and moved - taken < slow_rate * (now - marked):
                 return "slow"
             marked, taken = now, moved
 

@@ -31,7 +31,7 @@ from copycat.errors import (
 )
 from copycat.metrics import Metrics
 from copycat.oci.reference import DOCKER_HUB, normalise_registry
-from copycat.registry.answers import Place, Reply
+from copycat.registry.answers import SLOW_RATE, Place, Reply
 from copycat.registry.auth import Authenticator
 from copycat.registry.calls import WATCHDOG, Answer, Call
 from copycat.registry.endpoint import Endpoint, endpoint
@@ -72,6 +72,7 @@ class Transport:
         ca_file: str = "",
         request_timeout: float = 120.0,
         watchdog: float = WATCHDOG,
+        slow_rate: float = SLOW_RATE,
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 -- frozen
         concurrency: int = 16,
         pull_quota_reserve: float | None = None,
@@ -85,10 +86,10 @@ class Transport:
     ) -> None:
         """Args: see the `registries` table, `pullQuotaReserve` (a share; None: its default) and `requestTimeout`
         (seconds, 0 disables) in docs/configuration.md; `watchdog` is the longest silence of a transfer (seconds)
-        where there is no `requestTimeout`.
+        where there is no `requestTimeout`; an upload that moves less than `slow_rate` (bytes a second) is cut off.
         """
         self.metrics, self.retry, self.request_timeout = metrics, retry, request_timeout
-        self.silence = request_timeout or watchdog
+        self.silence, self.slow_rate = request_timeout or watchdog, slow_rate
         self.clock, self.sleep, self.jitter = clock, sleep, jitter
         self._configs = {normalise_registry(name): config for name, config in hosts.items()}
         self._targets, self._concurrency = target_registries, concurrency

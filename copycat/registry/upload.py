@@ -195,7 +195,7 @@ class Upload:
 
                 async def watch() -> None:
                     nonlocal cut
-                    cut = await beat.watch(self._transport.silence)
+                    cut = await beat.watch(self._transport.silence, self._transport.slow_rate)
                     tasks.cancel_scope.cancel()
 
                 tasks.start_soon(watch)

@@ -24,6 +24,7 @@ from copycat.config.sources import load
 from copycat.errors import ConfigError, CopycatError
 from copycat.metrics import Metrics
 from copycat.progress import Lines
+from copycat.registry.answers import SLOW_RATE
 from copycat.registry.repository import Repository
 from copycat.sandbox.registry import Registry
 from tests.app.support import World
@@ -159,6 +160,17 @@ async def test_bandwidth_of_the_file_reaches_the_copies(world: World) -> None:
     reference = world.image("team/app:1")
     assert await mirror(settings, references=[reference], manifests=[], reporter=Lines(out))
     assert 0.25 < time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize(
+    ("limit", "most"), [("0", SLOW_RATE), ("50Mi", SLOW_RATE), ("10Ki", 10 * 1024 / 16 / 2)]
+)
+async def test_a_low_limit_makes_no_upload_slow(world: World, limit: str, most: float) -> None:
+    """What `maxBandwidth` leaves to each of many transfers is enough for all of them."""
+    settings = world.settings(max_bandwidth=limit)
+    assert settings.max_transfers == 16
+    async with open_engine(settings, metrics=Metrics(version="test"), environ={}) as engine:
+        assert 0 < engine.transport.slow_rate <= most
 
 
 class Search(AbstractResolver):

@@ -60,6 +60,7 @@ class Options(TypedDict, total=False):
     ca_file: str
     request_timeout: float
     watchdog: float
+    slow_rate: float
     retry: RetryPolicy
     concurrency: int
     pull_quota_reserve: float | None

@@ -779,6 +779,29 @@ async def test_hardly_anything_moves() -> None:
         assert (b.violations, b.sessions) == ([], 0)
 
 
+@pytest.mark.parametrize(("slow_rate", "expected"), [(1000.0, 2), (1.0, 1)])
+async def test_how_little_is_hardly_anything(slow_rate: float, expected: int) -> None:
+    """Where each has its small part of a limit, a body that moves at this rate is not cut off."""
+    clock = Running()
+    bodies = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal bodies
+        bodies += 1
+        gone = 0
+        async for chunk in sent(LARGE, piece=1000)():
+            yield chunk
+            gone += 1
+            if (bodies, gone) == (1, 10):
+                clock.now += 400.0
+                await anyio.sleep(0.2)
+
+    async with Registry() as b:
+        async with world(b.address, clock=clock, request_timeout=0.1, slow_rate=slow_rate) as here:
+            await here.target(b.address).upload_blob(blob(LARGE), body)
+        assert bodies == expected
+
+
 @pytest.mark.parametrize(
     ("status", "asked"), [(405, 1), (404, 2)], ids=["never", "this-one-is-gone"]
 )
