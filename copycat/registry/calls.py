@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Mapping
+import io
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -12,7 +13,10 @@ from copycat.errors import Unavailable
 from copycat.registry.answers import ERROR_LIMIT, Place
 from copycat.registry.auth import MARGIN, Login
 
-__all__ = ["WATCHDOG", "Answer", "BodySpent", "Call"]
+__all__ = ["READ_BUFFER", "WATCHDOG", "Answer", "BodySpent", "Call", "payload"]
+
+#: Bytes that a connection reads ahead; a body that has more goes out in pieces.
+READ_BUFFER = 256 * 1024
 
 #: Silence on a body is never allowed for longer, even with requestTimeout 0 (seconds).
 WATCHDOG = 120.0
@@ -67,3 +71,35 @@ class Answer:
     response: aiohttp.ClientResponse
     foreign: bool
     body: bytes | None = None
+
+
+class _Counted(io.BytesIO):
+    """Bytes that tell when they are taken: aiohttp has no timer for a body that nobody reads."""
+
+    def __init__(self, data: bytes, taken: Callable[[int, int], None]) -> None:
+        """Args: `taken` is told how many bytes are, and how many are left."""
+        super().__init__(data)
+        self._size, self._taken = len(data), taken
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        piece = super().read(size)
+        self._taken(len(piece), self._size - self.tell())
+        return piece
+
+
+def payload(
+    call: Call, taken: Callable[[int, int], None]
+) -> bytes | io.BytesIO | AsyncIterable[bytes] | None:
+    """What aiohttp is given for a call's body. Args: `taken` is told how many bytes of a large one are, and how many are left."""
+    if call.stream is not None:
+        return call.stream
+    if call.method == "PUT" and not call.retry:
+        # aiohttp sends what it can send again by itself, and nobody else decides about a used upload session.
+        return _once(call.body or b"")
+    # aiohttp writes large bytes in one piece, and warns about it.
+    large = call.body is not None and len(call.body) > READ_BUFFER
+    return _Counted(call.body or b"", taken) if large else call.body
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body

@@ -260,6 +260,7 @@ class Transport:
                     last
                     or (error.retry_after or 0) > GATE_PATIENCE
                     or endpoint.limits.breaker.is_open
+                    or error.reason == "breaker_open"
                 ):
                     raise
                 self.metrics.retries.labels(endpoint.label, error.reason).inc()

@@ -6,13 +6,12 @@ is made with the certificates of its own host, and the login stays at the regist
 
 from __future__ import annotations
 
-import io
 import math
 import random
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -22,7 +21,7 @@ import anyio
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from copycat.errors import HostNotAllowed, RegistryError, Throttled, Unavailable, printable
+from copycat.errors import HostNotAllowed, RegistryError, Unavailable, printable
 from copycat.logs import get_logger
 from copycat.metrics import Metrics
 from copycat.registry.answers import (
@@ -34,7 +33,7 @@ from copycat.registry.answers import (
     read_body,
     status_error,
 )
-from copycat.registry.calls import WATCHDOG, Answer, Call
+from copycat.registry.calls import READ_BUFFER, WATCHDOG, Answer, Call, payload
 from copycat.registry.echoes import without_echo
 from copycat.registry.endpoint import Endpoint
 from copycat.registry.hosts import (
@@ -47,16 +46,14 @@ from copycat.registry.hosts import (
     same_origin,
     web_url,
 )
-from copycat.registry.limits import HostGate, RetryPolicy, parse_retry_after
+from copycat.registry.limits import RetryPolicy, parse_retry_after
+from copycat.registry.strangers import Strangers
 
 __all__ = ["Wire"]
 
 _log = get_logger(__name__)
 
 MAX_HOPS = 10
-#: Stores behind registries of which it is remembered that they asked for patience.
-MAX_STORES = 256
-READ_BUFFER = 256 * 1024
 CONNECT_TIMEOUT = 15.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REPLAYED = frozenset({307, 308})
@@ -87,7 +84,7 @@ class Wire:
         self._resolver, self._user_agent = resolver, user_agent
         self._clock, self._jitter = clock, jitter
         self._timeouts: dict[float | None, aiohttp.ClientTimeout] = {}
-        self._stores: dict[str, HostGate] = {}
+        self._strangers = Strangers(clock=clock)
         self._warned: deque[tuple[str, str]] = deque(maxlen=256)
         self._stack = AsyncExitStack()
         self._session: aiohttp.ClientSession | None = None
@@ -136,8 +133,6 @@ class Wire:
         self._same_safety(endpoint, call, endpoint.base, url)
         for _ in range(MAX_HOPS + 1):
             foreign = not same_origin(url, endpoint.base)
-            if foreign:
-                self._admit(endpoint, call, url)
             response = await self.send(endpoint, call, url, None if foreign else authorization)
             target = self._redirect(call, url, response)
             if target is None:
@@ -166,18 +161,6 @@ class Wire:
                 reason="downgrade",
             )
 
-    def _admit(self, endpoint: Endpoint, call: Call, url: URL) -> None:
-        """Leave a store alone that asked for it. Raises Throttled."""
-        store = self._stores.get(netloc(url))
-        if store is not None and (wait := store.remaining()) > 0:
-            raise Throttled(
-                f"{call.place.who}: the storage {url.host} behind it asked to be left alone for another {wait:.0f} s.",
-                side=call.place.side,
-                reference=call.place.reference,
-                registry=endpoint.registry,
-                retry_after=wait,
-            )
-
     @staticmethod
     def _redirect(call: Call, url: URL, response: aiohttp.ClientResponse) -> URL | None:
         if response.status not in _REDIRECTS or not call.follow or response.status in call.accept:
@@ -197,7 +180,18 @@ class Wire:
     async def send(
         self, endpoint: Endpoint, call: Call, url: URL, authorization: str | None
     ) -> aiohttp.ClientResponse:
-        """One request on the wire. Raises HostNotAllowed before, Unavailable if no head of an answer came."""
+        """One request on the wire. Raises HostNotAllowed before, Unavailable if no head of an answer came.
+
+        A host that is not the registry's own may be left alone instead: Throttled, Unavailable.
+        """
+        if _at_home(endpoint, url):
+            return await self._send(endpoint, call, url, authorization)
+        with self._strangers.asked(call.place, url):
+            return await self._send(endpoint, call, url, authorization)
+
+    async def _send(
+        self, endpoint: Endpoint, call: Call, url: URL, authorization: str | None
+    ) -> aiohttp.ClientResponse:
         if url.raw_user is not None or url.raw_password is not None:
             url = url.with_user(None)  # who sends us somewhere has no login for us
         self._policy.check(url, side=call.place.side)
@@ -224,7 +218,7 @@ class Wire:
                     call.method,
                     url,
                     headers=headers,
-                    data=_payload(call, taken),
+                    data=payload(call, taken),
                     allow_redirects=False,
                     ssl=context,
                     proxy=self._proxies.get(url),
@@ -281,21 +275,26 @@ class Wire:
         if fails:
             # the same tag of another repository is another object
             thing = f"{call.repository}/{call.path}" if call.path else ""
+            if not thing and not _at_home(endpoint, url):
+                thing = url.raw_query_string  # and so is a token for another one
             self._failed(endpoint, url, thing, why=f"HTTP {status}")
         if not same_origin(url, endpoint.base):
+            if not fails and status != 429:
+                self._strangers.answered(url)
             return
         if not fails and status != 429:
             endpoint.limits.breaker.success()
         if "Warning" in headers:
             self._warn(endpoint, response)
 
-    @staticmethod
-    def _failed(endpoint: Endpoint, url: URL, thing: str = "", *, why: str) -> None:
+    def _failed(self, endpoint: Endpoint, url: URL, thing: str = "", *, why: str) -> None:
         breaker = endpoint.limits.breaker
         if same_origin(url, endpoint.base):
             breaker.failure(thing, why=why)
-        elif not endpoint.scheme:
+        elif _at_home(endpoint, url):
             breaker.why = why  # without TLS, after a try with it that was counted
+        else:
+            self._strangers.failed(url, thing, why=why)
 
     def _warn(self, endpoint: Endpoint, response: aiohttp.ClientResponse) -> None:
         """`Warning: 299 - "…"` is for people (distribution-spec, "Warnings"); each text of a registry once."""
@@ -333,14 +332,9 @@ class Wire:
         if reply.foreign:
             # What a store asks for is no reason to leave the registry before it alone.
             if (patience := _patience(reply)) is not None:
-                self._leave_alone(netloc(reply.url), patience)
+                self._strangers.leave_alone(reply.url, patience)
             return status_error(call.place, reply, retry_after=patience)
         return status_error(call.place, reply, retry_after=self.heed(endpoint, reply))
-
-    def _leave_alone(self, store: str, seconds: float) -> None:
-        if len(self._stores) >= MAX_STORES:
-            self._stores = {k: gate for k, gate in self._stores.items() if gate.remaining()}
-        self._stores.setdefault(store, HostGate(clock=self._clock)).shut(seconds)
 
     def heed(self, endpoint: Endpoint, reply: Reply) -> float | None:
         """Shut the host's gate if the reply asks for it; the seconds that it named."""
@@ -351,6 +345,11 @@ class Wire:
         if shut:
             self._metrics.throttled.labels(endpoint.label).inc(endpoint.limits.gate.shut(shut))
         return named
+
+
+def _at_home(endpoint: Endpoint, url: URL) -> bool:
+    """Whether it is the registry itself that is asked, in whatever scheme."""
+    return same_origin(url, endpoint.base) or netloc(url) == endpoint.host
 
 
 def _patience(reply: Reply) -> float | None:
@@ -367,34 +366,3 @@ def _login(response: aiohttp.ClientResponse) -> str:
 def _form(call: Call) -> bytes:
     is_form = "urlencoded" in call.headers.get("Content-Type", "")
     return call.body or b"" if is_form else b""
-
-
-class _Counted(io.BytesIO):
-    """Bytes that tell when they are taken: aiohttp has no timer for a body that nobody reads."""
-
-    def __init__(self, data: bytes, taken: Callable[[int, int], None]) -> None:
-        """Args: `taken` is told how many bytes are, and how many are left."""
-        super().__init__(data)
-        self._size, self._taken = len(data), taken
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        piece = super().read(size)
-        self._taken(len(piece), self._size - self.tell())
-        return piece
-
-
-def _payload(
-    call: Call, taken: Callable[[int, int], None]
-) -> bytes | io.BytesIO | AsyncIterable[bytes] | None:
-    if call.stream is not None:
-        return call.stream
-    if call.method == "PUT" and not call.retry:
-        # aiohttp sends what it can send again by itself, and nobody else decides about a used upload session.
-        return _once(call.body or b"")
-    # aiohttp writes large bytes in one piece, and warns about it.
-    large = call.body is not None and len(call.body) > READ_BUFFER
-    return _Counted(call.body or b"", taken) if large else call.body
-
-
-async def _once(body: bytes) -> AsyncIterator[bytes]:
-    yield body

@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 from trustme import CA
+from yarl import URL
 
 from copycat.errors import (
     CopycatError,
@@ -36,9 +37,9 @@ from copycat.registry.hosts import (
 )
 from copycat.registry.keychain import Access, Credentials
 from copycat.registry.limits import SMALL_LANE, RetryPolicy
+from copycat.registry.strangers import MAX_STRANGERS
 from copycat.registry.tokens import basic
 from copycat.registry.transport import Transport
-from copycat.registry.wire import MAX_STORES
 from copycat.sandbox.ledger import Phase
 from copycat.sandbox.registry import Registry
 from tests.registry.support import Keys, Seen, World, blob, closed_port, scripted, sent, world
@@ -861,6 +862,85 @@ async def test_breaker_says_why() -> None:
     assert f"(host {address}))" in str(caught.value)
 
 
+async def test_a_dead_token_service() -> None:
+    """It is asked five times, then left alone until one request finds it alive; the registry itself is not what is dead."""
+    now, dead = 0.0, True
+
+    def tokens(_: Seen) -> web.Response:
+        return web.Response(status=503) if dead else web.json_response({"token": "good"})
+
+    def answer(seen: Seen) -> web.Response:
+        if seen.headers.get("Authorization"):
+            return web.Response(body=DATA)
+        realm = f'Bearer realm="{service.url}/token"'
+        return web.Response(status=401, headers={"WWW-Authenticate": realm})
+
+    async with (
+        scripted(tokens) as service,
+        scripted(answer, pings=True) as script,
+        world(script.address, clock=lambda: now) as here,
+    ):
+        await broken(here, script.address)
+        with pytest.raises(Unavailable, match="behind it failed several times") as caught:
+            await ask(here, script.address, "team/third")
+        assert (caught.value.reason, caught.value.retry_after) == ("breaker_open", 5)
+        assert len(service.seen) == 5
+        assert not here.transport.endpoint(script.address).limits.breaker.is_open
+
+        now += 5
+        with pytest.raises(Unavailable):
+            await ask(here, script.address)
+        with pytest.raises(Unavailable) as caught:
+            await ask(here, script.address)
+        assert (len(service.seen), caught.value.retry_after) == (6, 10)
+
+        now, dead = now + 10, False
+        await ask(here, script.address)
+        await ask(here, script.address, "team/third")
+
+
+async def test_one_token_that_fails_does_not_stop_a_token_service() -> None:
+    """500 for one repository's token for ever leaves the others their tokens."""
+
+    def answer(seen: Seen) -> web.Response:
+        if seen.headers.get("Authorization"):
+            return web.Response(body=DATA)
+        realm = f'Bearer realm="{service.url}/token"'
+        return web.Response(status=401, headers={"WWW-Authenticate": realm})
+
+    def tokens(seen: Seen) -> web.Response:
+        bad = "broken" in seen.target
+        return web.Response(status=500) if bad else web.json_response({"token": "good"})
+
+    async with (
+        scripted(tokens) as service,
+        scripted(answer, pings=True) as script,
+        world(script.address) as here,
+    ):
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await ask(here, script.address, "team/broken")
+        await ask(here, script.address)
+
+
+async def test_a_dead_store() -> None:
+    """What lies in a storage that does not answer is asked for five times; what else the registry has goes on."""
+    store = closed_port()
+
+    def answer(seen: Seen) -> web.Response:
+        if seen.method == "HEAD":
+            return web.Response()
+        return web.Response(status=307, headers={"Location": f"http://{store}{seen.target}"})
+
+    async with scripted(answer) as script, world(script.address, clock=lambda: 0.0) as here:
+        await broken(here, script.address)
+        with pytest.raises(Unavailable) as caught:
+            await ask(here, script.address)
+        assert (caught.value.reason, caught.value.retry_after) == ("breaker_open", 5)
+        assert store in str(caught.value)
+        assert await here.source(script.address).has_blob(blob(DATA).digest)
+
+
 # Endpoints
 
 
@@ -1207,10 +1287,11 @@ async def test_stores_that_are_left_alone_are_forgotten() -> None:
     """However many stores ask for patience, no more are remembered than still want it, or a few hundred."""
     now = 0.0
     async with world(clock=lambda: now) as here:
-        wire = here.transport._wire
-        for number in range(3 * MAX_STORES):
+        strangers = here.transport._wire._strangers
+        for number in range(3 * MAX_STRANGERS):
             now += 1.0
-            wire._leave_alone(f"store-{number}.example", 10.0)
+            strangers.leave_alone(URL(f"https://store-{number}.example/"), 10.0)
 
-        assert len(wire._stores) <= MAX_STORES
-        assert wire._stores[f"store-{3 * MAX_STORES - 1}.example"].remaining() == 10.0
+        assert len(strangers._known) <= MAX_STRANGERS
+        last = strangers._known[f"store-{3 * MAX_STRANGERS - 1}.example"]
+        assert last.gate.remaining() == 10.0
