@@ -69,17 +69,22 @@ __all__ = [
 
 Side = Literal["source", "target", "cluster", "config", ""]
 
-#: What may never leave in a message: query strings of signed URLs, bearer and basic values, userinfo.
+#: What may never leave in a message: query strings of signed URLs (also of those that are not whole), bearer and basic
+#: values, userinfo, tokens that are known by their looks.
 _SECRETS = [
     (re.compile(r"(https?://)[^/@\s]+@"), r"\1***@"),
+    # a slash in the password, unless what looks like one is a port
+    (re.compile(r"(https?://)[^/:@\s]+:(?!\d+/)[^@\s]*@"), r"\1***@"),
     (re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']*"), r"\1?…"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/=._~-]{8,}"), r"\1 ***"),
     (
         re.compile(
-            r"(?i)([\"']?(?:access_|refresh_|identity)?(?:token|password|secret|auth)[\"']?\s*[:=]\s*[\"']?)[^\s\"',}&]{4,}"
+            r"(?i)([\"']?(?:access_|refresh_|identity)?(?:token|password|secret|auth|signature|\bsig|credential)[\"']?\s*[:=]\s*[\"']?)[^\s\"',}&]{4,}"
         ),
         r"\1***",
     ),
+    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?"), "***"),
+    (re.compile(r"\b(?:gh[pousr]_|github_pat_|glpat-|dckr_(?:pat|oat)_)[\w-]+"), "***"),
 ]
 
 

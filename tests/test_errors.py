@@ -11,15 +11,26 @@ from copycat.errors import ConfigError, NotFound, Problem, Throttled, one_error,
     "text",
     [
         "https://user:canary1234@registry.example.com/v2/",
+        "https://user:canary/canary1234+x@registry.example.com/v2/",
         "https://bucket.example.com/blob?X-Amz-Signature=canary1234",
         "Authorization: Bearer canary1234canary",
         '{"token": "canary1234"}',
+        "/blob?X-Amz-Credential=canary1234&X-Amz-Signature=canary1234",
+        "the query sv=2024&sig=canary1234 has expired",
+        '{"jwt": "eyJhbGciOiJub25l.eyJjYW5hcnkx.canary1234"}',
+        "the login dckr_pat_canary1234 is not known",
     ],
-    ids=["userinfo", "signed-url", "bearer", "json"],
+    ids=["userinfo", "slash", "signed-url", "bearer", "json", "relative", "azure", "jwt", "looks"],
 )
 def test_secrets_are_blotted(text: str) -> None:
     """Text of a server that holds a secret comes out without it."""
     assert "canary1234" not in printable(f"refused: {text}")
+
+
+def test_names_of_images_are_no_secrets() -> None:
+    """A port and a digest are no login."""
+    text = "see http://127.0.0.1:5000/team/app@sha256:0123 and signatures: none"
+    assert printable(text) == text
 
 
 def test_text_is_one_short_line() -> None:
