@@ -77,8 +77,7 @@ class Pieces:
     async def _pause(self, error: RegistryError, failures: int) -> None:
         transport = self._transport
         transport.metrics.retries.labels(self._label, error.reason).inc()
-        if not error.retry_after:
-            await transport.sleep(transport.retry.delay(max(failures, 1), transport.jitter))
+        await transport.rest(error.registry, error, max(failures, 1))
 
 
 def _resumable(error: RegistryError) -> bool:

@@ -22,6 +22,7 @@ from yarl import URL
 
 import copycat
 from copycat.errors import (
+    CopycatError,
     NotFound,
     RegistryError,
     Side,
@@ -182,6 +183,13 @@ class Transport:
         finally:
             # Unread bytes close the connection; a body that was read to its end keeps it.
             response.release()
+
+    async def rest(self, registry: str, error: CopycatError, failures: int) -> None:
+        """Wait before another try that is made one level up. Args: `failures` in a row."""
+        pause = error.retry_after or self.retry.delay(failures, self.jitter)
+        if error.retry_after and self.endpoint(registry).limits.gate.remaining():
+            return  # the gate is where the next turn waits
+        await self.sleep(pause)
 
     # Endpoints, retries
 

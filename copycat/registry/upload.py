@@ -130,8 +130,8 @@ class Upload:
     async def _pause(self, failure: _Failed, attempts: int) -> None:
         transport = self._transport
         transport.metrics.retries.labels(self._endpoint.label, failure.error.reason).inc()
-        if not failure.free and not failure.error.retry_after:
-            await transport.sleep(transport.retry.delay(attempts, transport.jitter))
+        if not failure.free:
+            await transport.rest(self._place.registry, failure.error, attempts)
 
     async def _attempt(self, open_body: OpenBody, opened: Opened | None) -> None:
         """One session, which does not outlive a failure. Raises _Failed where another may do better."""

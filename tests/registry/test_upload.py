@@ -256,6 +256,34 @@ async def test_early_refusal(answer_at: int) -> None:
     assert closed
 
 
+async def test_a_store_that_asks_for_patience() -> None:
+    """A host that a Location leads to, and that wants three seconds, has them before the next attempt."""
+    slept: list[float] = []
+    body = LARGE[: MIB // 2]
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    refusals = [web.Response(status=503, headers={"Retry-After": "3"})]
+
+    def store(seen: Seen) -> web.Response:
+        return refusals.pop() if refusals and seen.method == "PUT" else web.Response(status=201)
+
+    def answer(seen: Seen) -> web.Response:
+        if seen.method != "POST":
+            return web.Response(status=404)
+        return web.Response(status=202, headers={"Location": f"{other.url}/upload"})
+
+    async with (
+        scripted(store) as other,
+        scripted(answer) as script,
+        world(script.address, sleep=sleep, clock=lambda: 50.0 + sum(slept)) as here,
+    ):
+        await here.target(script.address).upload_blob(blob(body), sent(body))
+
+    assert [s for s in slept if s] == [3]
+
+
 async def test_throttled_for_long() -> None:
     """A target that asks for more patience than a worker has gets it: the error says how long."""
     async with Registry() as b:
