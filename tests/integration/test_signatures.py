@@ -146,7 +146,8 @@ def test_referrers_of_registries_without_the_api(
     start = source.position()
     mirror(source, target, "team/app:1", "all")
     asked = [r for r in source.requests(start=start) if "/referrers/" in r.path]
-    assert [r.status for r in asked] == [404]
+    # twice: once may be a proxy that has a bad moment
+    assert [r.status for r in asked] == [404, 404]
     tags = target.digests("team/app")
     for subject, referrer in ((app, sbom), (sbom, above)):
         index = json.loads(target.blob_file(tags[made.cosign_tag(subject, "")]).read_bytes())
