@@ -154,7 +154,7 @@ def _kind(
     if status == 403:
         return Denied, f"{what} is missing or we have no access; {_remedy(place)}", None
     if status == 404 or (code == "UNKNOWN" and _NOT_FOUND.search(message)):
-        return NotFound, f"{what} is missing or we have no access", None
+        return NotFound, f"{what} is missing or we have no access; {_remedy(place)}", None
     if status == 413:
         return TooLarge, f"{what} is larger than it, or a proxy before it, accepts", None
     if status in {405, 501} or code == "UNSUPPORTED":

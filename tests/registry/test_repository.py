@@ -63,7 +63,8 @@ async def test_not_there() -> None:
         assert await source.head_manifest("1.0") is None
         assert len(a.requests) == 2
         with pytest.raises(
-            NotFound, match=f"source registry {a.address}: manifest {a.address}/team/app:1.0"
+            NotFound,
+            match=f"source registry {a.address}: manifest {a.address}/team/app:1.0 .*; check the name, or give credentials for {a.address} ",
         ) as caught:
             await source.get_manifest("1.0")
 
