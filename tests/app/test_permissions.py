@@ -83,7 +83,8 @@ def test_needed(
         ({"pull_secrets": "off", "include_namespaces": "a"}, set()),
         ({"pull_secrets": "all", "dry_pull": True}, set()),
     ],
-    ids=str,
+    # sets in an order that is the same in every process, or pytest-xdist would not run them
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 def test_pull_secrets(flags: dict[str, object], namespaces: set[str]) -> None:
     """`get` on Secrets and ServiceAccounts where the setting has a use for them."""
