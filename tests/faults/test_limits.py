@@ -36,7 +36,7 @@ async def test_05_patience(step: str, header, least: float) -> None:  # type: ig
         assert min(since_the_fault(b, step)) >= least
         host = b.side(STEPS[step].side).address
         kept = b.metric("registry_throttled_seconds_total", registry=host)
-        assert kept >= least or step == "Rd"  # the store is another host
+        assert kept >= least - 1e-6 or step == "Rd"  # another host; clocks round
 
 
 @pytest.mark.parametrize("step", EACH)
