@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -148,7 +148,7 @@ def _run(
     for warning in settings.warnings:
         log.warning("configuration", warning=warning)
     load = partial(_load, config, flags)
-    _await(partial(_program(ctx).run, settings, kubeconfig=kubeconfig, context=context, load=load))
+    _await(_program(ctx).run(settings, kubeconfig=kubeconfig, context=context, load=load))
 
 
 @cli.command("mirror")
@@ -183,14 +183,13 @@ def _mirror(
     settings = _mirror_settings(config, target, references or [], insecure=insecure)
     reporter = make_reporter(sys.stdout, as_json=as_json)
     _configure_for_people(settings, reporter.beside(sys.stderr))
-    work = partial(
-        _program(ctx).mirror,
+    work = _program(ctx).mirror(
         settings,
         references=references or [],
         manifests=[_read(name) for name in file or []],
         reporter=reporter,
     )
-    _finish(_await(partial(_until_terminated, work)))
+    _finish(_await(_until_terminated(work)))
 
 
 @cli.command("plan")
@@ -216,15 +215,14 @@ def _plan(
     from copycat.app.plan_output import make_printer
 
     manifests = [_read(name) for name in file] if file else None
-    work = partial(
-        _program(ctx).plan,
+    work = _program(ctx).plan(
         settings,
         manifests=manifests,
         kubeconfig=kubeconfig,
         context=context,
         printer=make_printer(sys.stdout, as_json=as_json),
     )
-    _finish(_await(partial(_until_terminated, work)))
+    _finish(_await(_until_terminated(work)))
 
 
 @cli.command("demo")
@@ -237,7 +235,7 @@ def _demo(
 ) -> None:
     """Run the whole program against an embedded cluster and embedded registries."""
     _configure_logs("warn", "text", sys.stderr)
-    _finish(_await(partial(_program(ctx).demo, keep=keep)))
+    _finish(_await(_program(ctx).demo(keep=keep)))
 
 
 @_config.command("check")
@@ -346,18 +344,22 @@ def _configure_for_people(settings: Settings, stream: TextIO) -> None:
         log.warning("configuration", warning=warning)
 
 
-def _await(work: Callable[[], Awaitable[_T]]) -> _T:
+def _await(work: Awaitable[_T]) -> _T:
+    """Run it in an event loop. What it needs is imported by now: whoever made it did that."""
     import anyio
+
+    async def whole() -> _T:
+        return await work
 
     # Modules live to the end: the collector need not look at them again. And an event loop makes many
     # short-lived objects that no cycle holds: collecting at every 700 of them costs a twentieth of the time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     gc.enable()
-    return anyio.run(work)
+    return anyio.run(whole)
 
 
-async def _until_terminated(work: Callable[[], Awaitable[_T]]) -> _T:
+async def _until_terminated(work: Awaitable[_T]) -> _T:
     """SIGTERM cancels the work as Ctrl-C does, so that it leaves nothing half-done: as the first process of a
     container it would else be ignored. The exit code is the shell's for that signal."""
     import anyio
@@ -371,7 +373,7 @@ async def _until_terminated(work: Callable[[], Awaitable[_T]]) -> _T:
                     tasks.cancel_scope.cancel()
 
         tasks.start_soon(listen)
-        done.append(await work())
+        done.append(await work)
         tasks.cancel_scope.cancel()
     if not done:
         sys.exit(128 + signal.SIGTERM)

@@ -1,12 +1,13 @@
 """What the commands do, as one seam between the command line and everything behind it.
 
-Each method imports what it needs when it is called, so that `copycat --help` stays quick.
+Each method imports what it needs when it is called, so that `copycat --help` stays quick; and before it returns what is to be
+awaited, so that the garbage collector may start when everything is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from copycat.app.manifests import ManifestFile
@@ -62,31 +63,31 @@ class Program(Protocol):
 class RealProgram:
     """The program itself."""
 
-    async def run(
+    def run(
         self,
         settings: Settings,
         *,
         kubeconfig: str | None,
         context: str | None,
         load: Callable[[], Settings] | None = None,
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         from copycat.app.process import run
 
-        await run(settings, kubeconfig=kubeconfig, context=context, load=load)
+        return run(settings, kubeconfig=kubeconfig, context=context, load=load)
 
-    async def mirror(
+    def mirror(
         self,
         settings: Settings,
         *,
         references: Sequence[str],
         manifests: Sequence[ManifestFile],
         reporter: Reporter,
-    ) -> bool:
+    ) -> Coroutine[Any, Any, bool]:
         from copycat.app.oneshot import mirror
 
-        return await mirror(settings, references=references, manifests=manifests, reporter=reporter)
+        return mirror(settings, references=references, manifests=manifests, reporter=reporter)
 
-    async def plan(
+    def plan(
         self,
         settings: Settings,
         *,
@@ -94,14 +95,14 @@ class RealProgram:
         kubeconfig: str | None,
         context: str | None,
         printer: Printer,
-    ) -> bool:
+    ) -> Coroutine[Any, Any, bool]:
         from copycat.app.plan import plan
 
-        return await plan(
+        return plan(
             settings, manifests=manifests, kubeconfig=kubeconfig, context=context, printer=printer
         )
 
-    async def demo(self, *, keep: bool) -> bool:
+    def demo(self, *, keep: bool) -> Coroutine[Any, Any, bool]:
         from copycat.demo import main as show
 
-        return await show(keep=keep)
+        return show(keep=keep)

@@ -417,6 +417,33 @@ def test_the_collector_works(
     assert seen == [True]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "module"),
+    [
+        (["mirror", "--target", "127.0.0.1:9/x", "127.0.0.1:1/a:1"], "copycat.app.oneshot"),
+        (["demo"], "copycat.demo"),
+    ],
+)
+def test_the_collector_waits_for_the_modules(arguments: list[str], module: str) -> None:
+    """Everything that a command needs is loaded before the collector is on: it would walk all of it at every start."""
+    code = (
+        "import gc, os, sys\n"
+        "def freeze():\n"
+        f"    print({module!r} in sys.modules, gc.isenabled(), flush=True)\n"
+        "    os._exit(0)\n"
+        "gc.freeze = freeze\n"
+        f"sys.argv = ['copycat', *{arguments!r}]\n"
+        "from copycat.cli import main\n"
+        "main()\n"
+    )
+    root = str(Path(copycat.__file__).parents[1])
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": root}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+    )
+    assert done.stdout == "True False\n"
+
+
 # config
 
 
