@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
@@ -54,6 +54,8 @@ __all__ = [
     "status_error",
 ]
 
+E = TypeVar("E", bound=RegistryError)
+
 #: An error's body is read up to here (bytes).
 ERROR_LIMIT = 64 * 1024
 #: Statuses that the same request may outlive (registry notes 4; 520-524 are Cloudflare's, 499 nginx's).
@@ -85,6 +87,30 @@ class Place:
     def who(self) -> str:
         """`source registry ghcr.io`."""
         return f"{self.side} registry {self.registry}".strip()
+
+    def error(
+        self,
+        kind: type[E],
+        message: str,
+        *,
+        reason: str = "",
+        temporary: bool | None = None,
+        retry_after: float | None = None,
+        status: int = 0,
+        code: str = "",
+    ) -> E:
+        """An error of that kind about this. Args: as those of the error."""
+        return kind(
+            message,
+            side=self.side,
+            reference=self.reference,
+            registry=self.registry,
+            reason=reason,
+            temporary=temporary,
+            retry_after=retry_after,
+            status=status,
+            code=code,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,11 +152,9 @@ def status_error(place: Place, reply: Reply, *, retry_after: float | None = None
         f": {message}" if message else ""
     )
     kind, text, temporary = _kind(place, reply, code, message)
-    return kind(
+    return place.error(
+        kind,
         f"{place.who}: {text} ({answer}).",
-        side=place.side,
-        reference=place.reference,
-        registry=place.registry,
         status=reply.status,
         code=code,
         retry_after=retry_after,
@@ -197,11 +221,9 @@ def network_error(place: Place, error: BaseException, *, host: str) -> RegistryE
         reason, text = "timeout", "no answer in time"
     else:
         reason, text = "connection", f"the connection failed ({type(error).__name__}: {error})"
-    return kind(
+    return place.error(
+        kind,
         f"{place.who}: {place.what}: {printable(text)} (host {host}).",
-        side=place.side,
-        reference=place.reference,
-        registry=place.registry,
         reason=reason,
         temporary=temporary,
     )
@@ -238,11 +260,9 @@ def decoder(place: Place, coding: str | None) -> Decoder | None:
     if name in {"identity", ""}:
         return None
     if name not in _WBITS:
-        raise Unsupported(
+        raise place.error(
+            Unsupported,
             f"{place.who}: {place.what} came with the Content-Encoding {printable(name, 40)}, which cannot be undone.",
-            side=place.side,
-            reference=place.reference,
-            registry=place.registry,
         )
     return Decoder(_WBITS[name])
 
@@ -269,11 +289,9 @@ class Pace:
             return
         if self._taken < SLOW_RATE * self._waited:
             place = self._place
-            raise Unavailable(
+            raise place.error(
+                Unavailable,
                 f"{place.who}: {place.what}: hardly anything moves.",
-                side=place.side,
-                reference=place.reference,
-                registry=place.registry,
                 reason="slow",
             )
         self._taken, self._waited = 0, 0.0
@@ -316,11 +334,9 @@ async def _read_body(
                 continue
             if response.status >= 300:
                 return b"".join(parts)
-            raise TooLarge(
+            raise place.error(
+                TooLarge,
                 f"{place.who}: {place.what} has more than the {limit} bytes that are read.",
-                side=place.side,
-                reference=place.reference,
-                registry=place.registry,
             )
     return b"".join(parts)
 
@@ -330,10 +346,8 @@ def decoded(place: Place, decode: Decoder, chunk: bytes) -> Iterator[bytes]:
     try:
         yield from decode.feed(chunk)
     except zlib.error as error:
-        raise Unavailable(
+        raise place.error(
+            Unavailable,
             f"{place.who}: {place.what} came with a Content-Encoding that it does not have.",
-            side=place.side,
-            reference=place.reference,
-            registry=place.registry,
             reason="encoding",
         ) from error

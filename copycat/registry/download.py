@@ -245,11 +245,9 @@ class Download:
         )
 
     def _unavailable(self, text: str, reason: str) -> Unavailable:
-        return Unavailable(
+        return self._place.error(
+            Unavailable,
             f"{self._place.who}: {self._place.what}: {text}.",
-            side=self._place.side,
-            reference=self._place.reference,
-            registry=self._place.registry,
             reason=reason,
         )
 

@@ -97,10 +97,8 @@ def read_tags(place: Place, reply: Reply) -> list[str]:
     try:
         return msgspec.json.decode(reply.body, type=_TagsJSON).tags or []
     except UNREADABLE as error:
-        raise Unsupported(
+        raise place.error(
+            Unsupported,
             f"{place.who}: its answer for {place.what} is no list of tags.",
-            side=place.side,
-            reference=place.reference,
-            registry=place.registry,
             status=reply.status,
         ) from error

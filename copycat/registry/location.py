@@ -40,20 +40,16 @@ def next_location(place: Place, reply: Reply) -> URL:
     try:
         target = resolve_location(reply.url, reply.headers["Location"])
     except (KeyError, ValueError) as error:
-        raise UploadRejected(
+        raise place.error(
+            UploadRejected,
             f"{place.who}: no usable Location for {place.what} (HTTP {reply.status}).",
-            side=place.side,
-            reference=place.reference,
-            registry=place.registry,
             status=reply.status,
             reason="no_location",
         ) from error
     if reply.url.scheme == "https" and target.scheme != "https":
-        raise HostNotAllowed(
+        raise place.error(
+            HostNotAllowed,
             f"{place.who}: {place.what} is to be sent to {target.host} without TLS, which is not done.",
-            side=place.side,
-            reference=place.reference,
-            registry=place.registry,
             reason="downgrade",
         )
     return target

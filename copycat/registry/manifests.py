@@ -164,21 +164,17 @@ class Manifests(Part):
         """Raises TooLarge for a manifest that registries do not take."""
         if len(document.raw) > MAX_PUSH:
             place = self._place("manifest", reference, writing=True)
-            raise TooLarge(
+            raise place.error(
+                TooLarge,
                 f"{place.who}: {place.what} has {len(document.raw)} bytes; registries take {MAX_PUSH}.",
-                side=place.side,
-                reference=place.reference,
-                registry=self.registry,
             )
 
     def _check_stored(self, place: Place, reply: Reply, document: Document) -> None:
         stored = reply.headers.get("Docker-Content-Digest", "")
         if stored.startswith(f"{document.digest.algorithm}:") and stored != str(document.digest):
-            raise UploadRejected(
+            raise place.error(
+                UploadRejected,
                 f"{place.who}: {place.what} was stored as {Digest.find(stored) or 'something else'}.",
-                side=place.side,
-                reference=place.reference,
-                registry=self.registry,
                 status=reply.status,
                 code="DIGEST_INVALID",
             )

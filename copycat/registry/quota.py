@@ -174,12 +174,10 @@ class PullQuotas:
     def _reserved(self, quota: Quota, share: float, place: Place) -> Throttled:
         wait = max(1.0, quota.at + quota.pause(share) - self._clock())
         of = f" of {quota.limit}" if quota.limit is not None else ""
-        return Throttled(
+        return place.error(
+            Throttled,
             f"{place.registry} has {quota.remaining}{of} pulls left, and {share:.0%} are kept for the nodes "
             f"(pullQuotaReserve); {place.what} waits another {wait:.0f} s.",
-            side=place.side,
-            reference=place.reference,
-            registry=place.registry,
             reason=REASON,
             retry_after=wait,
         )

@@ -89,11 +89,9 @@ class _Pages:
         """The first page, or one that a page led to."""
         if self._taken > MAX_PULL:
             place = self._place
-            raise TooLarge(
+            raise place.error(
+                TooLarge,
                 f"{place.who}: the pages of {place.what} have more than the {MAX_PULL} bytes that are read.",
-                side=place.side,
-                reference=place.reference,
-                registry=place.registry,
             )
         return await self._fetch(self._place, url)
 
@@ -114,11 +112,9 @@ class _Pages:
     def no_list(self, page: Reply) -> Unsupported:
         """For an answer that calls itself something else, a page for people perhaps."""
         place, kind = self._place, printable(content_type(page) or "nothing", 80)
-        return Unsupported(
+        return place.error(
+            Unsupported,
             f"{place.who}: it answers {kind} when asked for {place.what}, which is no list (HTTP {page.status}).",
-            side=place.side,
-            reference=place.reference,
-            registry=place.registry,
             status=page.status,
         )
 

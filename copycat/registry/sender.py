@@ -125,10 +125,8 @@ class Sender:
             return False
         if call.stream is None:
             return True
-        raise BodySpent(
+        raise call.place.error(
+            BodySpent,
             f"{call.place.who}: the login for {call.place.what} had run out and was renewed.",
-            side=call.place.side,
-            reference=call.place.reference,
-            registry=call.place.registry,
             status=reply.status,
         )

@@ -131,11 +131,9 @@ class Session:
     def _differs(self, reply: Reply) -> RegistryError:
         if registry_code(reply.body) == "REQUESTED_RANGE_NOT_SATISFIABLE":
             # GHCR of a piece over 4 MiB (oras-project/rust-oci-client#35).
-            return TooLarge(
+            return self._place.error(
+                TooLarge,
                 f"{self._place.who}: pieces of {self._place.what} may not be as large as they are (HTTP 416).",
-                side=self._place.side,
-                reference=self._place.reference,
-                registry=self._place.registry,
                 status=416,
             )
         held = _held(reply)
@@ -158,11 +156,9 @@ class Session:
         stored = reply.headers.get("Docker-Content-Digest", "")
         digest = self._descriptor.digest
         if stored.startswith(f"{digest.algorithm}:") and stored != str(digest):
-            raise UploadRejected(
+            raise self._place.error(
+                UploadRejected,
                 f"{self._place.who}: {self._place.what} was stored as {Digest.find(stored) or 'something else'}.",
-                side=self._place.side,
-                reference=self._place.reference,
-                registry=self._place.registry,
                 status=reply.status,
                 code="DIGEST_INVALID",
             )

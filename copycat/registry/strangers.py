@@ -58,22 +58,18 @@ class Strangers:
     @staticmethod
     def _admit(limits: HostLimits, place: Place, url: URL) -> None:
         if (wait := limits.gate.remaining()) > 0:
-            raise Throttled(
+            raise place.error(
+                Throttled,
                 f"{place.who}: the storage {url.host} behind it asked to be left alone for another {wait:.0f} s.",
-                side=place.side,
-                reference=place.reference,
-                registry=place.registry,
                 retry_after=wait,
             )
         breaker = limits.breaker
         if breaker.is_open and (breaker.probing or breaker.remaining() > 0):
             wait = max(breaker.remaining(), 1.0)
-            raise Unavailable(
+            raise place.error(
+                Unavailable,
                 f"{place.who}: {netloc(url)} behind it failed several times in a row ({breaker.why}); "
                 f"it is asked again in {wait:.0f} s.",
-                side=place.side,
-                reference=place.reference,
-                registry=place.registry,
                 reason="breaker_open",
                 retry_after=wait,
             )

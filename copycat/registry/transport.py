@@ -282,11 +282,9 @@ class Transport:
         limits = endpoint.limits
         while (wait := limits.gate.remaining()) > 0:
             if wait > GATE_PATIENCE:
-                raise Throttled(
+                raise call.place.error(
+                    Throttled,
                     f"{call.place.who} asked to be left alone for another {wait:.0f} s.",
-                    side=call.place.side,
-                    reference=call.place.reference,
-                    registry=endpoint.registry,
                     retry_after=wait,
                 )
             await self.sleep(wait)
@@ -298,11 +296,9 @@ class Transport:
         breaker = endpoint.limits.breaker
         if breaker.probing or (wait := breaker.remaining()) > 0:
             wait = max(breaker.remaining(), 1.0)
-            raise Unavailable(
+            raise call.place.error(
+                Unavailable,
                 f"{call.place.who} failed several times in a row ({breaker.why}); it is asked again in {wait:.0f} s.",
-                side=call.place.side,
-                reference=call.place.reference,
-                registry=endpoint.registry,
                 reason="breaker_open",
                 retry_after=wait,
             )

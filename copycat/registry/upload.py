@@ -254,11 +254,9 @@ class Upload:
         if isinstance(error, TooLarge) and error.status:
             return self._smaller(error)
         if self._descriptor.size == 0 and error.status in {400, 405}:
-            return Unsupported(
+            return self._place.error(
+                Unsupported,
                 f"{self._place.who} does not store empty blobs, which {self._place.what} is: {error}",
-                side=self._place.side,
-                reference=self._place.reference,
-                registry=self._place.registry,
                 status=error.status,
                 code=error.code,
                 reason="empty_blob",
@@ -306,11 +304,9 @@ class Upload:
         return _Failed(error, free=True)
 
     def _unavailable(self, text: str, reason: str) -> Unavailable:
-        return Unavailable(
+        return self._place.error(
+            Unavailable,
             f"{self._place.who}: {self._place.what}: {text}.",
-            side=self._place.side,
-            reference=self._place.reference,
-            registry=self._place.registry,
             reason=reason,
         )
 

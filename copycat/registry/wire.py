@@ -140,11 +140,9 @@ class Wire:
             response.release()
             self._same_safety(endpoint, call, url, target)
             url = target
-        raise Unavailable(
+        raise call.place.error(
+            Unavailable,
             f"{call.place.who}: {call.place.what} redirects more than {MAX_HOPS} times.",
-            side=call.place.side,
-            reference=call.place.reference,
-            registry=endpoint.registry,
             reason="redirect_loop",
             temporary=False,
         )
@@ -153,11 +151,9 @@ class Wire:
     def _same_safety(endpoint: Endpoint, call: Call, before: URL, url: URL) -> None:
         """Raises HostNotAllowed for a way that leads out of TLS: a redirect, or the next page of a list."""
         if before.scheme == "https" and url.scheme != "https":
-            raise HostNotAllowed(
+            raise call.place.error(
+                HostNotAllowed,
                 f"{call.place.who}: {call.place.what} redirects from TLS to {url.scheme}, which is not followed.",
-                side=call.place.side,
-                reference=call.place.reference,
-                registry=endpoint.registry,
                 reason="downgrade",
             )
 
