@@ -14,6 +14,7 @@ from copycat.admin.actions import ActionRunner
 from copycat.admin.api import Api, LogLevel, Message, Transfers, clean
 from copycat.admin.auth import Guard, Refusal
 from copycat.admin.static import ASSETS, INDEX
+from copycat.decoding import UNREADABLE
 from copycat.errors import ConfigError, printable
 from copycat.logs import get_logger, level, set_level
 from copycat.metrics import CONTENT_TYPE, Metrics
@@ -154,11 +155,7 @@ async def _new_level(request: web.Request) -> tuple[int, msgspec.Struct]:
     try:
         wanted = msgspec.json.decode(await request.read(), type=LogLevel)
         set_level(wanted.level)
-    except (
-        msgspec.DecodeError,
-        UnicodeDecodeError,
-        RecursionError,
-    ):  # the last: brackets without end
+    except UNREADABLE:
         return 400, Message(message='expected a JSON object like {"level": "debug"}')
     except ConfigError as error:
         return 400, Message(message=printable(error.problems[0].message))

@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
+from copycat.decoding import UNREADABLE
 from copycat.errors import printable
 from copycat.kube.objects import Name
 from copycat.registry.dockerconfig import DockerAuth, parse_docker_config
@@ -116,7 +117,7 @@ def read_object(ref: Ref, raw: bytes, old: Known | None) -> Known:
         if ref.resource == "secrets":
             return _read_secret(ref, raw, old)
         return _read_account(ref, raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return Known(problem=f"{ref} is not what Kubernetes defines")
 
 

@@ -7,11 +7,11 @@ from collections.abc import Collection
 
 import msgspec
 
+from copycat.decoding import UNREADABLE
 from copycat.mirror.content import Content
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import Document, Index, Manifest
 from copycat.oci.platform import Platform
-from copycat.registry.answers import UNREADABLE
 from copycat.registry.repository import Repository
 
 __all__ = ["USUAL", "Architectures"]

@@ -23,13 +23,12 @@ from copycat.mirror.job import Copy, Transfer
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import Descriptor, Manifest, is_foreign
 from copycat.registry.bandwidth import Bandwidth
+from copycat.registry.session import SMALL
 from copycat.registry.target import Target
 from copycat.registry.transport import Transport
 
-__all__ = ["SMALL", "Blobs"]
+__all__ = ["Blobs"]
 
-#: Blobs up to this size are read whole, verified, and sent as bytes.
-SMALL = 256 * 1024
 #: So many blobs to look for are worth asking first whether there is a repository at all.
 _MANY = 3
 #: Digests of which the process remembers where they are.

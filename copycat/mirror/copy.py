@@ -14,7 +14,7 @@ from collections.abc import Callable
 import anyio
 
 from copycat.errors import InvalidManifest, NotFound, Throttled, UploadRejected, one_error
-from copycat.mirror.blobs import SMALL, Blobs
+from copycat.mirror.blobs import Blobs
 from copycat.mirror.job import MAX_NODES, Copy, Direction, Progress, Transfer, served_elsewhere
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import (
@@ -27,6 +27,7 @@ from copycat.oci.manifest import (
 )
 from copycat.registry.manifests import MISSING_CONTENT
 from copycat.registry.quota import REASON as QUOTA
+from copycat.registry.session import SMALL
 
 __all__ = [
     "MAX_DEPTH",

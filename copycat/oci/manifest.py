@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import msgspec
 
+from copycat.decoding import UNREADABLE
 from copycat.errors import DigestMismatch, InvalidManifest, printable
 from copycat.oci.descriptor import Descriptor, DescriptorJSON, text_map
 from copycat.oci.digest import Digest
@@ -155,7 +156,7 @@ class Index:
         try:
             members = msgspec.json.decode(self.raw, type=dict[str, msgspec.Raw])
             entries = msgspec.json.decode(members["manifests"], type=list[msgspec.Raw])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             _refuse_json(error)
 
         chosen = [e for e, d in zip(entries, self.manifests, strict=True) if d in kept]
@@ -244,7 +245,7 @@ def parse_document(raw: bytes, *, content_type: str = "", digest: Digest | None 
 
     try:
         body = _DECODER.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         _refuse_json(error)
 
     media_type = _resolve_type(body, content_type.partition(";")[0].strip().lower())

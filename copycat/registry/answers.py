@@ -19,6 +19,7 @@ import msgspec
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from copycat.decoding import UNREADABLE
 from copycat.errors import (
     Denied,
     HostNotAllowed,
@@ -41,7 +42,6 @@ __all__ = [
     "SLOW_RATE",
     "SLOW_WINDOW",
     "TRANSIENT",
-    "UNREADABLE",
     "Decoder",
     "Pace",
     "Place",
@@ -62,9 +62,6 @@ ERROR_LIMIT = 64 * 1024
 TRANSIENT = frozenset({408, 425, 429, 499, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 #: What aiohttp and the sockets raise when there is no (whole) answer.
 NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
-
-#: What decoding JSON raises; brackets without end are none of msgspec's own errors.
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 #: A body that brings less than this (bytes per second) over the window (seconds) is not waited for any longer
 #: (registry notes 3.2). So little that a narrow line, or `maxBandwidth`, which many transfers share, is not meant.
 SLOW_RATE, SLOW_WINDOW = 1_000, 300.0

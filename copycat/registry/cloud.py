@@ -24,19 +24,17 @@ import msgspec
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
+from copycat.decoding import UNREADABLE
 from copycat.errors import Unauthorized, Unavailable, printable
-from copycat.registry.answers import NETWORK_ERRORS, UNREADABLE
+from copycat.registry.answers import NETWORK_ERRORS
 from copycat.registry.hosts import Proxies, TlsContexts
 from copycat.registry.keychain import Access, Credentials
-from copycat.registry.renewable import Asker, Issued, Renewable
+from copycat.registry.renewable import MARGIN, Asker, Issued, Renewable, usable
 
 __all__ = ["AzureKeychain", "GoogleKeychain", "open_session"]
 
 #: No answer of a metadata or token service is longer.
 MAX_ANSWER = 64 * 1024
-
-#: Used no longer than this much before the end, in seconds.
-MARGIN = 60.0
 
 #: Azure's refresh tokens for a registry live three hours, should one not say.
 ACR_LIFE = 3 * 3600.0
@@ -323,11 +321,8 @@ def _nothing(who: str) -> NoReturn:
 
 
 def _usable(life: float) -> float:
-    """How long a token is used that lives so long: it must not end while a request is under way.
-
-    One that does not say, or by our clock is over already, is good for a minute, as token services of registries have it.
-    """
-    return life - min(MARGIN, life / 2) if life > 0 else MARGIN
+    """One that does not say, or by our clock is over already, is good for a minute, as token services of registries have it."""
+    return usable(life) if life > 0 else MARGIN
 
 
 def _jwt_end(token: str, *, default: float) -> float:

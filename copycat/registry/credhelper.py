@@ -18,6 +18,7 @@ import anyio
 import msgspec
 from anyio.abc import ByteReceiveStream, Process
 
+from copycat.decoding import UNREADABLE
 from copycat.errors import Unavailable, printable
 from copycat.registry.credentials import IDENTITY_USER, Credentials
 
@@ -76,7 +77,7 @@ async def ask_helper(
 def _credentials(program: str, server: str, output: bytes) -> Credentials | None:
     try:
         answer = _ANSWER.decode(output)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         # no cause: it quotes what was printed
         raise _failure(program, server, "it printed no JSON with Username and Secret") from None
 

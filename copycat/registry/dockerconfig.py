@@ -17,6 +17,7 @@ from itertools import islice
 
 import msgspec
 
+from copycat.decoding import UNREADABLE
 from copycat.errors import printable
 from copycat.oci.reference import normalise_registry
 from copycat.registry.credentials import Credentials
@@ -115,7 +116,6 @@ _ENTRY = msgspec.json.Decoder(_Entry)
 _NAME = msgspec.json.Decoder(str | None)
 _NAMES = msgspec.json.Decoder(dict[str, str] | None)
 #: What decoding raises; the last one for JSON that is nested too deep.
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 #: More logins are not looked at: whoever writes a Secret must not keep us busy.
 _MOST = 1000
 #: What follows `docker-credential-`: never a path.
@@ -133,7 +133,7 @@ def parse_docker_config(raw: bytes, *, source: str, legacy: bool = False) -> Doc
     """
     try:
         file = _File(auths=_LEGACY.decode(raw)) if legacy else _FILE.decode(raw)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         # no field of an entry: the redaction of logs would take it for the login itself
         form = "{HOST: {…}}" if legacy else '{"auths": {HOST: {…}}}'
         raise ValueError(f"it is not JSON of the form {form}") from error
@@ -174,7 +174,7 @@ def _entries(
 def _store(raw: msgspec.Raw, problems: list[str]) -> str:
     try:
         name = _NAME.decode(raw) or ""
-    except _UNREADABLE:
+    except UNREADABLE:
         name = "/"
     if name and not _HELPER.fullmatch(name):
         problems.append("credsStore is not the name of a credential helper")
@@ -185,7 +185,7 @@ def _store(raw: msgspec.Raw, problems: list[str]) -> str:
 def _helpers(raw: msgspec.Raw, problems: list[str]) -> list[DockerHelper]:
     try:
         rows = _NAMES.decode(raw) or {}
-    except _UNREADABLE:
+    except UNREADABLE:
         problems.append("credHelpers is not an object of strings")
         return []
     found = []
@@ -239,7 +239,7 @@ def _credentials(raw: bytes, source: str) -> Credentials | None:
     """An entry's login; None for one that is empty (a credential helper keeps it). Raises ValueError."""
     try:
         entry = _ENTRY.decode(raw)
-    except _UNREADABLE:
+    except UNREADABLE:
         raise ValueError("is not an object of strings") from None
     username, password = entry.username or "", entry.password or ""
     if entry.auth:

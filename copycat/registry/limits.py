@@ -9,11 +9,13 @@ from __future__ import annotations
 import email.utils
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import anyio
+
+from copycat.errors import RegistryError
 
 __all__ = [
     "CircuitBreaker",
@@ -131,6 +133,24 @@ class CircuitBreaker:
             self._paths.add(path)
         if self._failures >= self._threshold and ("" in self._paths or len(self._paths) > 1):
             self._opened_until = self._clock() + self._length
+
+    def wait(self) -> float:
+        """Seconds for which to leave the host alone; 0 if a request may go, which is the probe where it is open."""
+        left = self.remaining()
+        return max(left, 1.0) if left > 0 or (self.is_open and self.probing) else 0.0
+
+    @contextmanager
+    def probe(self) -> Iterator[None]:
+        """Around the request that finds out whether the host is back: only a good answer closes it."""
+        self.probing = True
+        try:
+            yield
+            self.reopen()
+        except RegistryError:
+            self.reopen()
+            raise
+        finally:
+            self.probing = False
 
     def reopen(self) -> None:
         """A probe failed, whatever the answer: the next one is due after twice the time."""

@@ -10,10 +10,11 @@ from typing import TypeVar
 import msgspec
 from yarl import URL
 
+from copycat.decoding import UNREADABLE
 from copycat.errors import InvalidReference, Unsupported
 from copycat.oci.digest import Digest
 from copycat.oci.manifest import Descriptor
-from copycat.registry.answers import UNREADABLE, Place, Reply
+from copycat.registry.answers import Place, Reply
 from copycat.registry.location import resolve_location
 
 __all__ = ["collect", "content_type", "described", "read_tags"]

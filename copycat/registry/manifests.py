@@ -25,7 +25,7 @@ from copycat.registry.answers import ERROR_LIMIT, Place, Reply
 from copycat.registry.lists import described
 from copycat.registry.part import HEAD_UNSUPPORTED, Part
 
-__all__ = ["MISSING_CONTENT", "Manifests"]
+__all__ = ["MISSING_CONTENT", "Manifests", "read_document"]
 
 #: A manifest that names content which the target does not have; some answer so with 404. The last two are ECR's
 #: (registry notes 1.3, 6).
@@ -38,6 +38,24 @@ MISSING_CONTENT = frozenset(
         "ReferencedImagesNotFound",
     }
 )
+
+
+def read_document(
+    place: Place, raw: bytes, content_type: str, digest: Digest | None = None
+) -> Document:
+    """As `parse_document`, with errors that name the registry and the reference.
+
+    Raises InvalidManifest, and DigestMismatch as it is.
+    """
+    try:
+        return parse_document(raw, content_type=content_type, digest=digest)
+    except InvalidManifest as error:
+        raise InvalidManifest(
+            f"{place.who}: {place.what}: {error.message}",
+            side=place.side,
+            reference=place.reference,
+            reason=error.reason,
+        ) from error
 
 
 class Manifests(Part):
@@ -106,18 +124,9 @@ class Manifests(Part):
     def _parsed(self, reply: Reply, place: Place, digest: Digest | None = None) -> Document:
         """The document of an answer; errors name the registry and the reference."""
         try:
-            return parse_document(
-                reply.body, content_type=reply.headers.get("Content-Type", ""), digest=digest
-            )
+            return read_document(place, reply.body, reply.headers.get("Content-Type", ""), digest)
         except DigestMismatch as error:
             raise self._mismatch(place, str(error)) from error
-        except InvalidManifest as error:
-            raise InvalidManifest(
-                f"{place.who}: {place.what}: {error.message}",
-                side=place.side,
-                reference=place.reference,
-                reason=error.reason,
-            ) from error
 
     async def _manifest(
         self,

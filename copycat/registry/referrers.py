@@ -17,9 +17,9 @@ from urllib.parse import quote
 import msgspec
 from yarl import URL
 
+from copycat.decoding import UNREADABLE
 from copycat.errors import (
     Denied,
-    InvalidManifest,
     NotFound,
     RegistryError,
     TooLarge,
@@ -37,9 +37,9 @@ from copycat.oci.manifest import (
     Index,
     parse_document,
 )
-from copycat.registry.answers import UNREADABLE, Place, Reply
+from copycat.registry.answers import Place, Reply
 from copycat.registry.lists import collect, content_type
-from copycat.registry.manifests import Manifests
+from copycat.registry.manifests import Manifests, read_document
 
 __all__ = ["Listing", "Referrers", "fallback_tag"]
 
@@ -98,16 +98,7 @@ class _Pages:
     def read(self, page: Reply) -> Iterable[Descriptor]:
         """What is on it. Raises InvalidManifest if it is no list."""
         self._taken += len(page.body)
-        place = self._place
-        try:
-            return parse_document(page.body, content_type=OCI_INDEX).successors()
-        except InvalidManifest as error:
-            raise InvalidManifest(
-                f"{place.who}: {place.what}: {error.message}",
-                side=place.side,
-                reference=place.reference,
-                reason=error.reason,
-            ) from error
+        return read_document(self._place, page.body, OCI_INDEX).successors()
 
     def no_list(self, page: Reply) -> Unsupported:
         """For an answer that calls itself something else, a page for people perhaps."""
@@ -176,7 +167,7 @@ class Referrers(Manifests):
             return Listing(doubt=pages.no_list(first))
         endpoint.lists_referrers = True
         found = await collect(first, pages.get, pages.read, enough=most)
-        return Listing(descriptors=tuple(found[:most]), by_api=True)
+        return Listing(descriptors=tuple(found), by_api=True)
 
     async def _page(
         self, subject: Digest, artifact_type: str, place: Place, url: URL | None

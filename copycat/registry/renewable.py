@@ -16,8 +16,10 @@ import anyio
 from copycat.errors import RegistryError, Side, Unavailable
 from copycat.registry.keychain import Credentials
 
-__all__ = ["Asker", "Issued", "Renewable"]
+__all__ = ["MARGIN", "Asker", "Issued", "Renewable", "usable"]
 
+#: A login must not end while a request is under way: it is not used for its last seconds.
+MARGIN = 60.0
 #: What was fetched this recently (seconds) cannot have expired, whatever a registry says: or it would make us ask for ever.
 YOUNG = 10.0
 _SLOW = "Whoever hands out the login does not answer in time."
@@ -58,6 +60,11 @@ class Asker:
             ) from error
 
         return replace(credentials, source=f"of {self.key} ({credentials.source})")
+
+
+def usable(life: float) -> float:
+    """How long a login is used that lives so long (seconds): half a minute is not a whole one."""
+    return life - min(MARGIN, life / 2)
 
 
 class Renewable:

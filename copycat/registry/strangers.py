@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from yarl import URL
 
-from copycat.errors import RegistryError, Throttled, Unavailable
+from copycat.errors import Throttled, Unavailable
 from copycat.registry.answers import Place
 from copycat.registry.hosts import netloc
 from copycat.registry.limits import HostLimits
@@ -40,20 +40,8 @@ class Strangers:
         limits = self._known.get(netloc(url))
         if limits is not None:
             self._admit(limits, place, url)
-        if limits is None or not limits.breaker.is_open:
+        with limits.breaker.probe() if limits and limits.breaker.is_open else nullcontext():
             yield
-            return
-        breaker = limits.breaker
-        breaker.probing = True
-        try:
-            yield
-        except RegistryError:
-            breaker.reopen()
-            raise
-        else:
-            breaker.reopen()  # unless the answer closed it
-        finally:
-            breaker.probing = False
 
     @staticmethod
     def _admit(limits: HostLimits, place: Place, url: URL) -> None:
@@ -64,8 +52,7 @@ class Strangers:
                 retry_after=wait,
             )
         breaker = limits.breaker
-        if breaker.is_open and (breaker.probing or breaker.remaining() > 0):
-            wait = max(breaker.remaining(), 1.0)
+        if (wait := breaker.wait()) > 0:
             raise place.error(
                 Unavailable,
                 f"{place.who}: {netloc(url)} behind it failed several times in a row ({breaker.why}); "

@@ -10,9 +10,10 @@ from urllib.parse import quote, urlencode
 import msgspec
 from yarl import URL
 
+from copycat.decoding import UNREADABLE
 from copycat.errors import RegistryError, Side, Throttled, Unauthorized, Unavailable, printable
 from copycat.oci.reference import DOCKER_HUB
-from copycat.registry.answers import TRANSIENT, UNREADABLE, Reply
+from copycat.registry.answers import TRANSIENT, Reply
 from copycat.registry.echoes import without_echo
 from copycat.registry.endpoint import Endpoint
 from copycat.registry.keychain import Credentials

@@ -24,7 +24,6 @@ import copycat
 from copycat.errors import (
     CopycatError,
     NotFound,
-    RegistryError,
     Side,
     Throttled,
     Unavailable,
@@ -294,22 +293,15 @@ class Transport:
     async def _probe(self, endpoint: Endpoint, call: Call) -> None:
         """The breaker is open: one request finds out whether the host is back, the others leave."""
         breaker = endpoint.limits.breaker
-        if breaker.probing or (wait := breaker.remaining()) > 0:
-            wait = max(breaker.remaining(), 1.0)
+        if (wait := breaker.wait()) > 0:
             raise call.place.error(
                 Unavailable,
                 f"{call.place.who} failed several times in a row ({breaker.why}); it is asked again in {wait:.0f} s.",
                 reason="breaker_open",
                 retry_after=wait,
             )
-        breaker.probing = True
-        try:
+        with breaker.probe():
             await self._pings.send(endpoint, call.place)
-        except RegistryError:
-            breaker.reopen()
-            raise
-        finally:
-            breaker.probing = False
 
     # One request
 

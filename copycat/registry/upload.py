@@ -33,7 +33,7 @@ from copycat.registry.pieces import Pieces
 from copycat.registry.session import SMALL, Opened, Session
 from copycat.registry.transport import Transport
 
-__all__ = ["SMALL", "OpenBody", "Upload"]
+__all__ = ["OpenBody", "Upload"]
 
 OpenBody = Callable[[], AsyncIterator[bytes]]
 

@@ -130,7 +130,7 @@ class Wire:
     async def follow(self, endpoint: Endpoint, call: Call, authorization: str | None) -> Answer:
         """Send, and follow redirects by hand: the query stays byte for byte, the header stays at home."""
         url = call.url or endpoint.url(call.repository, call.path)
-        self._same_safety(endpoint, call, endpoint.base, url)
+        self._same_safety(call, endpoint.base, url)
         for _ in range(MAX_HOPS + 1):
             foreign = not same_origin(url, endpoint.base)
             response = await self.send(endpoint, call, url, None if foreign else authorization)
@@ -138,7 +138,7 @@ class Wire:
             if target is None:
                 return Answer(response=response, foreign=foreign)
             response.release()
-            self._same_safety(endpoint, call, url, target)
+            self._same_safety(call, url, target)
             url = target
         raise call.place.error(
             Unavailable,
@@ -148,7 +148,7 @@ class Wire:
         )
 
     @staticmethod
-    def _same_safety(endpoint: Endpoint, call: Call, before: URL, url: URL) -> None:
+    def _same_safety(call: Call, before: URL, url: URL) -> None:
         """Raises HostNotAllowed for a way that leads out of TLS: a redirect, or the next page of a list."""
         if before.scheme == "https" and url.scheme != "https":
             raise call.place.error(
@@ -266,21 +266,19 @@ class Wire:
         self, endpoint: Endpoint, call: Call, url: URL, response: aiohttp.ClientResponse
     ) -> None:
         """Keep what the head of an answer says about the host."""
-        status, headers = response.status, response.headers
-        fails = status in TRANSIENT and status >= 500
-        if fails:
+        status, own = response.status, same_origin(url, endpoint.base)
+        if status in TRANSIENT and status >= 500:
             # the same tag of another repository is another object
             thing = f"{call.repository}/{call.path}" if call.path else ""
             if not thing and not _at_home(endpoint, url):
                 thing = url.raw_query_string  # and so is a token for another one
             self._failed(endpoint, url, thing, why=f"HTTP {status}")
-        if not same_origin(url, endpoint.base):
-            if not fails and status != 429:
+        elif status != 429:
+            if own:
+                endpoint.limits.breaker.success()
+            else:
                 self._strangers.answered(url)
-            return
-        if not fails and status != 429:
-            endpoint.limits.breaker.success()
-        if "Warning" in headers:
+        if own and "Warning" in response.headers:
             self._warn(endpoint, response)
 
     def _failed(self, endpoint: Endpoint, url: URL, thing: str = "", *, why: str) -> None:

@@ -19,15 +19,12 @@ from copycat.registry.ecr.aws import Aws
 from copycat.registry.ecr.hosts import PUBLIC, parse_host
 from copycat.registry.keychain import Access, Credentials
 from copycat.registry.once import Once
-from copycat.registry.renewable import Asker, Issued, Renewable
+from copycat.registry.renewable import Asker, Issued, Renewable, usable
 
 __all__ = ["EcrKeychain", "NamedHost"]
 
 #: What AWS promises, in seconds; taken when `expiresAt` cannot be right by our clock.
 FULL_LIFE = 12 * 3600.0
-
-#: Not used for the last bit of its life: a request may be under way for that long.
-MARGIN = 60.0
 
 #: How long a source without a login is tried anonymously before AWS is asked again, in seconds.
 PATIENCE = 300.0
@@ -210,7 +207,7 @@ def _life(end: datetime, now: float) -> float:
     left = end.timestamp() - now
     if not 0 < left < FULL_LIFE + 3600:
         left = FULL_LIFE
-    return left - min(MARGIN, left / 2)
+    return usable(left)
 
 
 def _basic(token: str, where: str) -> Credentials:
