@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
+
+import anyio
 
 from copycat.sandbox import images
 from copycat.sandbox.ledger import Phase
@@ -54,6 +57,27 @@ async def test_cold_images_that_share(bench: Bench) -> None:
         assert counted(bench.source) == at_source
         manifests: Counts = {Phase.HEAD_MANIFEST: 2, Phase.PUT_MANIFEST: 2}
         assert counted(bench.target) == at_target | manifests
+
+
+async def test_new_repositories_at_once(bench: Bench) -> None:
+    """Who waits for a blob that goes into another repository does not look for it in his own, which is new."""
+    gate = anyio.Event()
+    own = images.layer(512, seed="own")
+    bench.source.add("team/one", images.image(layers=SHARED), "1")
+    bench.source.add("team/two", images.image(layers=[*SHARED, own]), "1")
+    shared = bench.source.fail(
+        Phase.GET_BLOB, match=lambda r: r.reference == SHARED[0].digest, hold=gate
+    )
+    last = bench.source.fail(Phase.GET_BLOB, match=lambda r: r.reference == own.digest, hold=gate)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(bench.run, "team/one:1", repository="copy/one"))
+            await shared.reached.wait()
+            tasks.start_soon(partial(bench.run, "team/two:1", repository="copy/two"))
+            await last.reached.wait()
+            gate.set()
+    assert bench.target.tags["copy/two"]
+    assert Phase.HEAD_BLOB not in counted(bench.target)
 
 
 async def test_a_repository_that_is_there(bench: Bench) -> None:

@@ -332,6 +332,18 @@ async def test_azure_without_its_file(
         await login(made(clouds, session, azure_environ), ACR)
 
 
+async def test_empty_variables(clouds: Clouds, azure_environ: dict[str, str]) -> None:
+    """A variable that a chart leaves empty means the cloud's own address."""
+    connector = aiohttp.TCPConnector(resolver=Loopback(clouds.port))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        google = GoogleKeychain(session, hosts={GAR: ASKER}, environ={"GCE_METADATA_HOST": ""})
+        assert (await login(google, GAR)).password == "google-1"
+        azure = made(clouds, session, azure_environ | {"AZURE_AUTHORITY_HOST": ""})
+        # no certificate of this test is good for that host
+        with pytest.raises(Unavailable, match=r"login\.microsoftonline\.com"):
+            await login(azure, ACR)
+
+
 GOOGLE_PATH = "/computeMetadata/v1/instance/service-accounts/default/token"
 
 
