@@ -20,7 +20,7 @@ from copycat.progress import JsonLines, Lines
 from copycat.sandbox.images import image
 from copycat.sandbox.ledger import Phase
 from copycat.sandbox.registry import Registry
-from tests.app.support import World, named
+from tests.app.support import World, named, until
 
 
 def manifest(world: World, *names: str) -> bytes:
@@ -207,6 +207,9 @@ async def test_sigterm_ends_it_like_ctrl_c() -> None:
         with anyio.fail_after(20):
             async with await anyio.open_process([*command, reference], stdout=None) as process:
                 await fault.reached.wait()
+                # a session whose POST is not answered yet has no address: the others are through with theirs
+                rest = set(made.blobs) - {layer}
+                await until(lambda: rest <= set(target.blobs.get("team/app", ())))
                 process.terminate()
                 assert await process.wait() == 143
         assert target.tags["team/app"] == {}
