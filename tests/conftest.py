@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from copycat import logs
+from tests.idle_loop import IdleLoop
 
 # The first event imports structlog, which would undo what a test that captures events has set up.
 logs.get_logger(__name__).bind()
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    """The program runs on asyncio alone (aiohttp)."""
-    return "asyncio"
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """The program runs on asyncio alone (aiohttp); the time that a test works is no part of any limit."""
+    return "asyncio", {"loop_factory": IdleLoop}
 
 
 @pytest.fixture(scope="session")

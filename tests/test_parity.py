@@ -74,7 +74,6 @@ def not_there(wanted: Iterable[str], session: pytest.Session) -> set[str]:
     return unknown - collected(name.partition("::")[0] for name in unknown) if unknown else set()
 
 
-@pytest.mark.timeout(120)
 def test_every_test_that_is_named_exists(request: pytest.FixtureRequest) -> None:
     """A promise is not proved by a test that was renamed or taken away."""
     wanted = {name for names in named().values() for name in names}
@@ -82,7 +81,6 @@ def test_every_test_that_is_named_exists(request: pytest.FixtureRequest) -> None
     assert not_there(wanted, request.session) == set()
 
 
-@pytest.mark.timeout(120)
 def test_a_test_that_is_missing_is_noticed(request: pytest.FixtureRequest) -> None:
     """Neither a file nor a function that is not there passes, nor does a test's parameter or a helper."""
     here = "tests/test_parity.py"

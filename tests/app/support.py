@@ -26,7 +26,7 @@ from copycat.sandbox.registry import Registry
 from tests.app.times import Time
 
 #: Seconds that any wait may take before the test fails.
-LIMIT = 15.0
+LIMIT = 30.0
 
 
 async def until(condition: Callable[[], bool]) -> None:

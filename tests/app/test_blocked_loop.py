@@ -71,7 +71,6 @@ async def probe(address: str, path: str = "/healthz") -> int:
             return 0
 
 
-@pytest.mark.timeout(60)
 async def test_a_blocked_loop_fails_the_probe(world: World) -> None:
     """While the loop stands still /healthz has no answer though the process lives; then all is well again."""
     async with process(world) as (running, addresses):

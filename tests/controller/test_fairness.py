@@ -38,7 +38,6 @@ async def test_a_large_namespace_does_not_delay_a_small_one() -> None:
         assert "small/app-0" in order[1:3]
 
 
-@pytest.mark.timeout(120)  # ten thousand attempts are work, not a wait: under coverage 25 s
 async def test_at_the_start_too() -> None:
     """The same for what the first lists bring."""
     world = World()

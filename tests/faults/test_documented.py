@@ -11,7 +11,6 @@ from tests.faults.document import Proof, collect, render
 from tests.faults.rows import LETTERS, ROWS
 
 #: Collecting every test of the matrix is work, not a wait: beside other programs it takes a while.
-pytestmark = pytest.mark.timeout(120)
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 

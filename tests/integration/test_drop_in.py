@@ -145,7 +145,6 @@ def workloads(registries: Registries) -> tuple[Image, list[dict[str, Any]]]:
 
 
 @pytest.mark.needs("setpriv")
-@pytest.mark.timeout(90)
 async def test_as_it_is(registries: Registries, tmp_path: Path) -> None:
     """The manifest as it is ships both dry modes: live, ready, metrics on their port, the Lease held, no registry asked."""
     _, pods = workloads(registries)
@@ -168,7 +167,6 @@ async def test_as_it_is(registries: Registries, tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("setpriv")
-@pytest.mark.timeout(90)
 async def test_the_images_arrive(registries: Registries, tmp_path: Path) -> None:
     """With the dry modes off the images are at the target under the manifest's prefix; the lists and logins count."""
     content, pods = workloads(registries)

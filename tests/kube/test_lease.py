@@ -26,7 +26,7 @@ QUICK: dict[str, Any] = {"duration": 1.0, "renew": 0.5, "retry": 0.06}
 
 
 def _lease(client: KubeClient, identity: str, **options: Any) -> Lease:
-    chosen = {"metrics": metrics(), **QUICK, **options}
+    chosen = {"metrics": metrics(), "clock": anyio.current_time, **QUICK, **options}
     return Lease(client, namespace="tools", name="copycat", identity=identity, **chosen)
 
 
