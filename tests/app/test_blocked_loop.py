@@ -13,7 +13,6 @@ from subprocess import PIPE
 
 import aiohttp
 import anyio
-import pytest
 import yaml
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import anyio
 import anyio.lowlevel
-import pytest
 from anyio import wait_all_tasks_blocked
 from msgspec.structs import replace
 
