@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import HealthCheck, settings
 
 from copycat import logs
 from tests.idle_loop import IdleLoop
 
 # The first event imports structlog, which would undo what a test that captures events has set up.
 logs.get_logger(__name__).bind()
+
+# An example that takes long tells of the machine, not of the program.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture

@@ -440,7 +440,7 @@ async def test_metrics(clock: Clock) -> None:
         max_size=30,
     )
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 async def test_no_key_is_lost_among_workers_that_come_and_go(script: list[tuple[str, int]]) -> None:
     """With workers cancelled at any moment, every key is worked on after its last add, by one worker at a time."""
     queue: WorkQueue[str] = WorkQueue(fair=group_of)
@@ -710,4 +710,4 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueueMachine = QueueMachine.TestCase
-TestQueueMachine.settings = settings(deadline=None, max_examples=80, stateful_step_count=40)
+TestQueueMachine.settings = settings(max_examples=80, stateful_step_count=40)

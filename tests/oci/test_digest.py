@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from copycat.errors import DigestMismatch, InvalidReference
@@ -162,7 +162,6 @@ async def _stream(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
 
 
 @given(data=st.data(), content=st.binary(max_size=64))
-@settings(deadline=None)
 async def test_the_generator_form_gives_the_same_bytes(data: st.DataObject, content: bytes) -> None:
     """`wrap` passes right content on, without empty chunks."""
     verifier = Verifier(Digest.of(content), len(content))
