@@ -1,4 +1,4 @@
-"""`copycat mirror` in a process of its own, which a test can end as the kernel would.
+"""`copycat mirror` in a process of its own, which a test can end as the kernel would, or a person.
 
 The processes are forked from a server that has everything imported, so that one takes no longer than
 a copy.
@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 
 from copycat.app.oneshot import mirror
+from copycat.cli import _until_terminated
 from copycat.config.sources import load
 from copycat.progress import Lines
 
@@ -29,7 +30,7 @@ _CONTEXT.set_forkserver_preload([__name__])
 
 
 def _main(flags: Mapping[str, object], references: list[str]) -> None:
-    """Exit 0 if all is at the target, as the program does."""
+    """Exit 0 if all is at the target, and 143 on SIGTERM, as the program does."""
     settings = load(
         path="/nonexistent/copycat.yaml", environ={"TARGET_PASSWORD": "pw-of-me"}, flags=flags
     )
@@ -39,7 +40,7 @@ def _main(flags: Mapping[str, object], references: list[str]) -> None:
             settings, references=references, manifests=[], reporter=Lines(io.StringIO())
         )
 
-    sys.exit(0 if anyio.run(run) else 1)
+    sys.exit(0 if anyio.run(_until_terminated, run()) else 1)
 
 
 @asynccontextmanager

@@ -124,7 +124,7 @@ ROWS = (
     Row(43, "Two workers, one blob, one repository", ("I", "U", "C"),
         "one process: one upload; two processes: both succeed"),
     Row(44, "Copies from A to B and from B to A, one stream each", ALL, "no deadlock"),
-    Row(45, "The task is cancelled", ALL,
+    Row(45, "The task is cancelled; the process is told to end (SIGTERM)", ALL,
         "connections, permits and sessions are given back, no tag; the next attempt completes"),
     Row(46, "kill -9 in the middle", ALL, "nothing tagged that is not whole; the next run sends what is missing (signatures: a forced pass)"),
     Row(47, "2,000 manifests; 10,000 and more; indexes 8 deep and deeper; one in a circle", ("Gm",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 
 import anyio
 import anyio.to_thread
@@ -126,6 +127,26 @@ async def test_45_cancelled_in_a_body(step: str) -> None:
             while b.target.sessions:  # noqa: ASYNC110 -- the server's own doing has no event
                 await anyio.sleep(0.001)
         success(b, step, await b.act(step))
+
+
+@pytest.mark.parametrize("step", [step for step in STEPS if step != "R"])
+async def test_45_terminated(step: str) -> None:
+    """A process that SIGTERM ends leaves as little: no tag, no upload session, no connection; the next run completes."""
+    async with bench() as b:
+        fault = b.fail(step, hold=anyio.Event())
+        flags = flags_of(b.source, b.target)
+        async with mirroring(flags, f"{b.source.address}/{SOURCE}:{TAG}") as process:
+            with anyio.fail_after(20):
+                await fault.reached.wait()
+            process.terminate()
+            await anyio.to_thread.run_sync(process.join)
+            assert process.exitcode == 128 + signal.SIGTERM
+        assert b.untouched()
+        with anyio.fail_after(2):
+            # the server's own doing has no event
+            while b.target.sessions or b.target.ledger.active or b.source.ledger.active:  # noqa: ASYNC110
+                await anyio.sleep(0.001)
+        success(b, step, await b.copy())
 
 
 # Row 46
