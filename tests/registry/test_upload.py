@@ -23,6 +23,7 @@ from copycat.errors import (
     UploadRejected,
 )
 from copycat.oci.digest import Digest
+from copycat.registry import upload
 from copycat.registry.endpoint import Form
 from copycat.registry.keychain import Credentials
 from copycat.registry.limits import SMALL_LANE
@@ -771,6 +772,39 @@ async def test_cut_after_the_same_time(seconds: float, form: Form) -> None:
     async with Registry() as b:
         b.fail(Phase.UPLOAD_BODY, cut_at=10_000, reset=True)
         b.fail(Phase.UPLOAD_BODY, nth=2, cut_at=4 * MIB, reset=True)
+        async with world(b.address, clock=clock) as here:
+            endpoint = here.transport.endpoint(b.address)
+            endpoint.chunk = MIB
+            await here.target(b.address).upload_blob(blob(data), body)
+
+            assert endpoint.form is form
+        assert b.blobs["copy/app"] == {str(blob(data).digest): data}
+        assert (b.violations, b.sessions) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "limit", "form"),
+    [
+        pytest.param(310.0, MIB, Form.CHUNKED, id="long-and-large"),
+        pytest.param(290.0, MIB, Form.WHOLE, id="large"),
+        pytest.param(310.0, 1 << 30, Form.WHOLE, id="long"),
+    ],
+)
+async def test_cut_late_in_a_large_body(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, limit: int, form: Form
+) -> None:
+    """One cut is enough for pieces where the same again would cost minutes and a GiB (GHCR ends uploads after ten)."""
+    monkeypatch.setattr(upload, "LIMIT_BYTES", limit)
+    clock = Running()
+    data = LARGE * 3
+
+    async def body() -> AsyncIterator[bytes]:
+        clock.now += seconds
+        async for chunk in sent(data)():
+            yield chunk
+
+    async with Registry() as b:
+        b.fail(Phase.UPLOAD_BODY, cut_at=4 * MIB, reset=True)
         async with world(b.address, clock=clock) as here:
             endpoint = here.transport.endpoint(b.address)
             endpoint.chunk = MIB
