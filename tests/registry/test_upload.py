@@ -17,6 +17,7 @@ from copycat.errors import (
     DigestMismatch,
     HostNotAllowed,
     NotFound,
+    RegistryError,
     TooLarge,
     Unauthorized,
     Unavailable,
@@ -416,6 +417,33 @@ async def test_source_fails(error: Exception, retried: bool) -> None:
         assert bool(b.blobs.get("copy/app")) is retried
 
 
+async def test_a_source_out_of_reach_costs_no_session() -> None:
+    """Whatever keeps the source from being read, the target hears that the upload is given up."""
+    errors = [Unavailable("gone", side="source", reason="timeout") for _ in range(3)]
+    async with Registry() as b, world(b.address) as here:
+        with pytest.raises(Unavailable, match="gone"):
+            await here.target(b.address).upload_blob(blob(LARGE), failing(*errors))
+
+        assert (b.ledger.count(Phase.START_UPLOAD), b.sessions) == (3, 0)
+
+
+async def test_small_source_is_read_once() -> None:
+    """A small blob that the target did not take is not asked for again."""
+    bodies = 0
+
+    def body() -> AsyncIterator[bytes]:
+        nonlocal bodies
+        bodies += 1
+        return sent(SMALL)()
+
+    async with Registry() as b, world(b.address) as here:
+        b.fail(Phase.COMMIT, status=500, times=2)
+        await here.target(b.address).upload_blob(blob(SMALL), body)
+
+        assert (bodies, b.ledger.count(Phase.START_UPLOAD)) == (1, 3)
+        assert b.blobs["copy/app"] == {str(blob(SMALL).digest): SMALL}
+
+
 async def test_small_source_fails() -> None:
     """A small blob that cannot be read costs the target no request."""
 
@@ -602,6 +630,49 @@ async def test_empty_in_pieces() -> None:
         await here.target(b.address).upload_blob(blob(b""), sent(b""))
 
         assert b.blobs["copy/app"] == {str(blob(b"").digest): b""}
+
+
+async def test_small_in_pieces() -> None:
+    """Where only pieces get through, a small blob that is longer than one is cut too."""
+    async with Registry() as b, world(b.address) as here:
+        endpoint = here.transport.endpoint(b.address)
+        endpoint.form, endpoint.chunk = Form.CHUNKED, len(SMALL) // 2
+        await here.target(b.address).upload_blob(blob(SMALL), sent(SMALL))
+
+        assert sum(r.method == "PATCH" for r in b.requests) == 2
+        assert b.blobs["copy/app"] == {str(blob(SMALL).digest): SMALL}
+
+
+async def test_a_host_that_takes_no_pieces_any_more() -> None:
+    """Pieces were learnt earlier, and are refused: the refusal is told."""
+    async with Registry(profile=replace(PROFILES["distribution"], patch=405)) as b:
+        async with world(b.address) as here:
+            endpoint = here.transport.endpoint(b.address)
+            endpoint.form, endpoint.chunk = Form.CHUNKED, MIB
+            with pytest.raises(RegistryError) as caught:
+                await here.target(b.address).upload_blob(blob(LARGE), sent(LARGE))
+
+        assert caught.value.status == 405
+
+
+async def test_answers_at_the_same_place_are_no_cuts() -> None:
+    """A target that answers 503 in the middle, twice at one place, is not one that limits bodies."""
+    async with Registry() as b, world(b.address) as here:
+        b.fail(Phase.UPLOAD_BODY, status=503, answer_at=MIB, times=2)
+        endpoint = here.transport.endpoint(b.address)
+        endpoint.chunk = MIB
+        await here.target(b.address).upload_blob(blob(LARGE * 4), sent(LARGE * 4))
+
+        assert endpoint.form is Form.WHOLE
+        assert b.ledger.count(Phase.START_UPLOAD) == 3
+
+
+async def test_an_empty_blob_that_may_not_be_stored() -> None:
+    """A refusal of an empty blob that is not about its size is told as what it is."""
+    async with Registry() as b, world(b.address) as here:
+        b.fail(Phase.COMMIT, status=403, code="DENIED", times=None)
+        with pytest.raises(Denied):
+            await here.target(b.address).upload_blob(blob(b""), sent(b""))
 
 
 async def test_least_piece() -> None:
