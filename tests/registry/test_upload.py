@@ -18,6 +18,7 @@ from copycat.errors import (
     HostNotAllowed,
     NotFound,
     RegistryError,
+    Throttled,
     TooLarge,
     Unauthorized,
     Unavailable,
@@ -290,11 +291,11 @@ async def test_throttled_for_long() -> None:
     """A target that asks for more patience than a worker has gets it: the error says how long."""
     async with Registry() as b:
         b.fail(Phase.COMMIT, status=429, headers={"Retry-After": "120"})
-        async with world(b.address) as here:
-            with pytest.raises(Exception, match=r"left alone|patience") as caught:
+        async with world(b.address, clock=lambda: 50.0) as here:
+            with pytest.raises(Throttled, match=r"left alone|patience") as caught:
                 await here.target(b.address).upload_blob(blob(LARGE), sent(LARGE))
 
-    assert getattr(caught.value, "retry_after", 0) == pytest.approx(120, abs=2)
+    assert caught.value.retry_after == 120
 
 
 @pytest.mark.parametrize(
@@ -685,6 +686,47 @@ async def test_least_piece() -> None:
             await here.target(b.address).upload_blob(blob(LARGE), sent(LARGE))
 
         assert sum(r.method == "PATCH" for r in b.requests) == 2
+
+
+@pytest.mark.parametrize("least", ["", "-1", "many", "9" * 5000], ids=len)
+async def test_a_least_piece_that_is_no_number(least: str) -> None:
+    """What no piece can have is not heeded, however many digits it has."""
+    async with Registry() as b:
+        b.fail(Phase.START_UPLOAD, headers={"OCI-Chunk-Min-Length": least}, times=None)
+        async with world(b.address) as here:
+            endpoint = here.transport.endpoint(b.address)
+            endpoint.form, endpoint.chunk = Form.CHUNKED, MIB
+            await here.target(b.address).upload_blob(blob(LARGE), sent(LARGE))
+
+        assert sum(r.method == "PATCH" for r in b.requests) == 2
+
+
+async def test_a_piece_that_shall_wait_for_an_hour() -> None:
+    """A target that wants that long between two pieces is left, as it would be for a whole body."""
+    async with Registry() as b:
+        b.fail(Phase.UPLOAD_BODY, nth=2, status=429, headers={"Retry-After": "3600"})
+        async with world(b.address, clock=lambda: 50.0) as here:
+            endpoint = here.transport.endpoint(b.address)
+            endpoint.form, endpoint.chunk = Form.CHUNKED, MIB
+            with pytest.raises(Throttled) as caught:
+                await here.target(b.address).upload_blob(blob(LARGE), sent(LARGE))
+
+        assert caught.value.retry_after == 900  # the longest that is believed
+        assert (b.ledger.count(Phase.UPLOAD_BODY), b.ledger.count(Phase.UPLOAD_STATUS)) == (2, 0)
+
+
+async def test_a_status_without_a_location() -> None:
+    """A registry that says how much it has, and not where to, means where it was."""
+    async with Registry() as b:
+        b.fail(Phase.UPLOAD_BODY, nth=2, cut_at=1000)
+        b.fail(Phase.UPLOAD_STATUS, headers={"Location": None})
+        async with world(b.address) as here:
+            endpoint = here.transport.endpoint(b.address)
+            endpoint.form, endpoint.chunk = Form.CHUNKED, MIB
+            await here.target(b.address).upload_blob(blob(LARGE), sent(LARGE))
+
+        assert b.blobs["copy/app"] == {str(blob(LARGE).digest): LARGE}
+        assert b.ledger.count(Phase.START_UPLOAD) == 1
 
 
 async def test_least_piece_of_a_mount_that_came_to_nothing() -> None:
