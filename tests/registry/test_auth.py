@@ -316,6 +316,17 @@ async def test_static_token_refused(auth: str) -> None:
         await look(here, a)
 
 
+async def test_static_token_exchanged_in_vain() -> None:
+    """A token that its realm takes, for one that the registry does not: that ends, too."""
+    handler = tokens(lambda _: web.json_response({"token": "of-no-use"}))
+    keys = Keys(Credentials(token="static"))
+    async with scripted(handler) as script, world(script.address, keys=keys) as here:
+        with pytest.raises(Unauthorized), anyio.fail_after(5):
+            await here.source(script.address).get_blob(described(b"{}"))
+
+        assert sum("/blobs/" in t for t in script.targets()) <= 3
+
+
 class Renewed(Keys):
     """A keychain whose second credentials are the right ones (ECR's)."""
 
@@ -372,6 +383,26 @@ async def test_made_anew_in_vain(status: int) -> None:
 
         assert keys.calls == 1
         assert len(script.targets()) == 2
+
+
+async def test_a_realm_that_refuses_whatever_is_made() -> None:
+    """A keychain that always has something new is asked once, not for ever."""
+
+    class Endless(Keys):
+        made = 0
+
+        def expired(self, registry: str, credentials: Credentials) -> None:
+            self.made += 1
+            self.credentials = [Credentials(username="u", password=f"no-{self.made}")]
+
+    keys = Endless(WRONG)
+    handler = tokens(lambda _: web.Response(status=401))
+    async with scripted(handler) as script, world(script.address, keys=keys) as here:
+        with pytest.raises(Unauthorized), anyio.fail_after(5):
+            await here.source(script.address).get_blob(described(b"{}"))
+
+        assert keys.made == 1
+        assert sum("/token" in t for t in script.targets()) == 2
 
 
 @pytest.mark.parametrize("auth", ["basic", "token"])
@@ -647,7 +678,7 @@ async def test_the_registry_knows_its_scope() -> None:
 
 @pytest.mark.parametrize("wants", ["pull,metadata", "nobody-has-this"])
 async def test_too_small_a_scope(wants: str) -> None:
-    """A 403 that names the scope it misses (RFC 6750) gets a token for that one, once; any other 403 does not."""
+    """A 403 that names the scope it misses (RFC 6750) gets a token for that one, once."""
     scopes: list[str] = []
 
     def answer(seen: Seen) -> web.Response:
@@ -671,6 +702,44 @@ async def test_too_small_a_scope(wants: str) -> None:
                 await source.get_blob(described(b"{}"))
 
     assert scopes == ["repository:team/app:pull", f"repository:team/app:{wants}"]
+
+
+async def test_the_scope_of_a_ping_is_not_ours() -> None:
+    """What the ping's challenge names (a catalog) says nothing about a repository whose 401 names nothing."""
+    scopes: list[str] = []
+
+    def answer(seen: Seen) -> web.Response:
+        if seen.target.startswith("/token"):
+            scopes.append(seen.target.partition("scope=")[2])
+            return ok()
+        if seen.headers.get("Authorization") == "Bearer good":
+            return web.Response(body=b"{}")
+        realm = f'Bearer realm="http://{seen.headers["Host"]}/token",scope="registry:catalog:*"'
+        return web.Response(
+            status=401, headers={"WWW-Authenticate": realm} if seen.target == "/v2/" else {}
+        )
+
+    async with scripted(answer, pings=True) as script, world(script.address) as here:
+        await here.source(script.address).get_blob(described(b"{}"))
+
+    assert scopes == ["repository:team/app:pull"]
+
+
+async def test_403_of_another_kind() -> None:
+    """A 403 with a challenge that says nothing of a scope is final: no other token is asked for."""
+    handler = tokens(lambda _: ok())
+
+    def answer(seen: Seen) -> web.Response:
+        if seen.headers.get("Authorization") != "Bearer good":
+            return handler(seen)
+        realm = f'Bearer realm="http://{seen.headers["Host"]}/token",scope="repository:x:pull"'
+        return web.Response(status=403, headers={"WWW-Authenticate": realm})
+
+    async with scripted(answer, pings=True) as script, world(script.address) as here:
+        with pytest.raises(Denied):
+            await here.source(script.address).get_blob(described(b"{}"))
+
+        assert sum("/token" in t for t in script.targets()) == 1
 
 
 async def test_400_of_another_kind() -> None:
