@@ -202,11 +202,12 @@ class Exchange:
         *,
         margin: float,
     ) -> None:
-        """Starts with the candidate that was accepted last."""
+        """Starts with the candidate that was accepted last; those before it come after the rest."""
         self._owner, self._endpoint, self._login, self._margin = owner, endpoint, login, margin
         self._candidates = candidates
         self._keys = tuple(c.key for c in candidates)
         self._index = login.start.get(self._keys, 0)
+        self._left = len(candidates) - 1
         self._renewed = False
         self._sent: str | None = None
 
@@ -356,10 +357,11 @@ class Exchange:
         return True
 
     def _next(self) -> bool:
-        """Go to the next candidate; False if there is none."""
-        if self._index + 1 >= len(self._candidates):
+        """Go to the next candidate; False if each has had its turn."""
+        if self._left <= 0:
             return False
-        self._index += 1
+        self._left -= 1
+        self._index = (self._index + 1) % len(self._candidates)
         self._renewed = False
         return True
 

@@ -157,6 +157,21 @@ async def test_next_candidate_after_403(auth: str) -> None:
             await here.source(a.address).get_manifest("1.0")
 
 
+@pytest.mark.parametrize("auth", ["basic", "token"])
+async def test_a_candidate_that_is_good_again(auth: str) -> None:
+    """Where the second was accepted once and is not any more, the first has its turn, and begins from then on."""
+    async with guarded(auth) as a, world(a.address, keys=Keys(WRONG, RIGHT)) as here:
+        source = here.source(a.address)
+        await source.get_manifest("1.0")
+        a.authority.expire_tokens()
+        a.authority.set_password("u", WRONG.password)
+        await source.get_manifest("1.0")
+        before = len(a.requests)
+        await source.get_manifest("1.0")
+
+        assert len(a.requests) == before + 1
+
+
 async def test_all_candidates_refused() -> None:
     """When nothing is left, the error says which credentials were refused and by whom."""
     async with guarded() as a, world(a.address, keys=Keys(WRONG)) as here:
