@@ -637,6 +637,20 @@ async def test_realm_refused(realm: str, error: type[Exception]) -> None:
         assert all("Authorization" not in s.headers for s in script.seen)
 
 
+@pytest.mark.parametrize("status", [302, 307])
+async def test_realm_that_sends_us_on(status: int) -> None:
+    """A token service is asked where the registry says that it is, and nowhere else."""
+    async with scripted(lambda _: ok()) as other:
+        handler = tokens(
+            lambda _: web.Response(status=status, headers={"Location": f"{other.url}/token"})
+        )
+        async with scripted(handler) as script, world(script.address, keys=Keys(RIGHT)) as here:
+            with pytest.raises(RegistryError):
+                await here.source(script.address).get_blob(described(b"{}"))
+
+        assert other.targets() == []
+
+
 async def test_realm_with_a_query() -> None:
     """A realm's own query stays, ours follows."""
     handler = tokens(lambda _: ok(), challenge='Bearer realm="{url}/token?a=%2F"')

@@ -247,8 +247,10 @@ async def test_tls_contexts(tmp_path: Path) -> None:
 
     plain = await contexts.get(None)
     own = await contexts.get(config)
+    known = await contexts.get(HostConfig(host="c", client_cert_file=config.client_cert_file))
     insecure = await contexts.get(HostConfig(host="y", insecure=True))
 
+    assert len({plain, own, known, insecure}) == 4
     assert plain is await contexts.get(HostConfig(host="z"))
     assert own is await contexts.get(config)
     assert (plain.verify_mode, insecure.verify_mode) == (ssl.CERT_REQUIRED, ssl.CERT_NONE)

@@ -166,6 +166,20 @@ async def test_expired() -> None:
     assert await cloud.password() == "p2"
 
 
+async def test_expired_is_old_news() -> None:
+    """Who says of the login before the present one that it has expired says nothing new."""
+    cloud = Cloud()
+    old = await cloud.login.get()
+    cloud.now = 20
+    cloud.login.expired(old)
+    await cloud.password()
+    cloud.now = 69
+    cloud.login.expired(old)
+
+    assert await cloud.password() == "p2"
+    assert cloud.fetched == 2
+
+
 async def test_expired_at_once() -> None:
     """A registry that calls a new login expired does not make us fetch one after the other."""
     cloud = Cloud()
