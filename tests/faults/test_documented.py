@@ -10,8 +10,6 @@ import pytest
 from tests.faults.document import Proof, collect, render
 from tests.faults.rows import LETTERS, ROWS
 
-#: Collecting every test of the matrix is work, not a wait: beside other programs it takes a while.
-
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 
 

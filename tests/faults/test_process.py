@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from multiprocessing.context import ForkServerProcess
 
 import anyio
 import anyio.to_thread
@@ -129,15 +132,26 @@ async def test_45_cancelled_in_a_body(step: str) -> None:
         success(b, step, await b.act(step))
 
 
-@pytest.mark.parametrize("step", [step for step in STEPS if step != "R"])
+#: What a copy does before its tag: referrers are looked for when the image is safe.
+BEFORE_THE_TAG = [step for step in STEPS if step != "R"]
+
+
+@asynccontextmanager
+async def stopped_at(b: Bench, step: str, *, nth: int = 1) -> AsyncIterator[ForkServerProcess]:
+    """A process that mirrors the image, and waits for the answer of this step."""
+    fault = b.fail(step, nth=nth, hold=anyio.Event())
+    flags = flags_of(b.source, b.target)
+    async with mirroring(flags, f"{b.source.address}/{SOURCE}:{TAG}") as process:
+        with anyio.fail_after(20):
+            await fault.reached.wait()
+        yield process
+
+
+@pytest.mark.parametrize("step", BEFORE_THE_TAG)
 async def test_45_terminated(step: str) -> None:
     """A process that SIGTERM ends leaves as little: no tag, no upload session, no connection; the next run completes."""
     async with bench() as b:
-        fault = b.fail(step, hold=anyio.Event())
-        flags = flags_of(b.source, b.target)
-        async with mirroring(flags, f"{b.source.address}/{SOURCE}:{TAG}") as process:
-            with anyio.fail_after(20):
-                await fault.reached.wait()
+        async with stopped_at(b, step) as process:
             process.terminate()
             await anyio.to_thread.run_sync(process.join)
             assert process.exitcode == 128 + signal.SIGTERM
@@ -157,15 +171,11 @@ def sent(b: Bench) -> int:
     return b.target.ledger.bytes_in(Phase.UPLOAD_BODY)
 
 
-@pytest.mark.parametrize("step", [step for step in STEPS if step != "R"])
+@pytest.mark.parametrize("step", BEFORE_THE_TAG)
 async def test_46_killed(step: str) -> None:
     """After a kill -9 no tag names anything; the next run sends what is missing, and nothing else."""
     async with bench() as b:
-        fault = b.fail(step, hold=anyio.Event())
-        flags = flags_of(b.source, b.target)
-        async with mirroring(flags, f"{b.source.address}/{SOURCE}:{TAG}") as process:
-            with anyio.fail_after(20):
-                await fault.reached.wait()
+        async with stopped_at(b, step) as process:
             process.kill()
         with anyio.fail_after(2):
             while b.target.ledger.active or b.source.ledger.active:  # noqa: ASYNC110 -- see above
@@ -183,12 +193,7 @@ async def test_46_killed(step: str) -> None:
 async def test_46_killed_after_the_tag() -> None:
     """[Hm] Killed when all is written, before it was looked at: the next run asks two things and writes nothing."""
     async with bench() as b:
-        fault = b.fail("Hm", nth=2, hold=anyio.Event())
-        async with mirroring(
-            flags_of(b.source, b.target), f"{b.source.address}/{SOURCE}:{TAG}"
-        ) as process:
-            with anyio.fail_after(20):
-                await fault.reached.wait()
+        async with stopped_at(b, "Hm", nth=2) as process:
             process.kill()
         assert b.arrived()
         writes = b.count("M")

@@ -868,6 +868,16 @@ class Running:
     def __call__(self) -> float:
         return self.now
 
+    def late(self, data: bytes, seconds: float) -> Callable[[], AsyncIterator[bytes]]:
+        """Bodies that begin so much later than they were asked for."""
+
+        async def body() -> AsyncIterator[bytes]:
+            self.now += seconds
+            async for chunk in sent(data)():
+                yield chunk
+
+        return body
+
 
 @pytest.mark.parametrize(
     ("seconds", "form"), [(40.0, Form.CHUNKED), (1.0, Form.WHOLE)], ids=["same-time", "any-time"]
@@ -877,18 +887,13 @@ async def test_cut_after_the_same_time(seconds: float, form: Form) -> None:
     clock = Running()
     data = LARGE * 3
 
-    async def body() -> AsyncIterator[bytes]:
-        clock.now += seconds
-        async for chunk in sent(data)():
-            yield chunk
-
     async with Registry() as b:
         b.fail(Phase.UPLOAD_BODY, cut_at=10_000, reset=True)
         b.fail(Phase.UPLOAD_BODY, nth=2, cut_at=4 * MIB, reset=True)
         async with world(b.address, clock=clock) as here:
             endpoint = here.transport.endpoint(b.address)
             endpoint.chunk = MIB
-            await here.target(b.address).upload_blob(blob(data), body)
+            await here.target(b.address).upload_blob(blob(data), clock.late(data, seconds))
 
             assert endpoint.form is form
         assert b.blobs["copy/app"] == {str(blob(data).digest): data}
@@ -911,17 +916,12 @@ async def test_cut_late_in_a_large_body(
     clock = Running()
     data = LARGE * 3
 
-    async def body() -> AsyncIterator[bytes]:
-        clock.now += seconds
-        async for chunk in sent(data)():
-            yield chunk
-
     async with Registry() as b:
         b.fail(Phase.UPLOAD_BODY, cut_at=4 * MIB, reset=True)
         async with world(b.address, clock=clock) as here:
             endpoint = here.transport.endpoint(b.address)
             endpoint.chunk = MIB
-            await here.target(b.address).upload_blob(blob(data), body)
+            await here.target(b.address).upload_blob(blob(data), clock.late(data, seconds))
 
             assert endpoint.form is form
         assert b.blobs["copy/app"] == {str(blob(data).digest): data}
