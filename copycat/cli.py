@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-__all__ = ["cli", "execute", "main"]
+__all__ = ["cli", "execute", "main", "until_terminated"]
 
 
 cli = typer.Typer(
@@ -189,7 +189,7 @@ def _mirror(
         manifests=[_read(name) for name in file or []],
         reporter=reporter,
     )
-    _finish(_await(_until_terminated(work)))
+    _finish(_await(until_terminated(work)))
 
 
 @cli.command("plan")
@@ -222,7 +222,7 @@ def _plan(
         context=context,
         printer=make_printer(sys.stdout, as_json=as_json),
     )
-    _finish(_await(_until_terminated(work)))
+    _finish(_await(until_terminated(work)))
 
 
 @cli.command("demo")
@@ -359,7 +359,7 @@ def _await(work: Awaitable[_T]) -> _T:
     return anyio.run(whole)
 
 
-async def _until_terminated(work: Awaitable[_T]) -> _T:
+async def until_terminated(work: Awaitable[_T]) -> _T:
     """SIGTERM cancels the work as Ctrl-C does, so that it leaves nothing half-done: as the first process of a
     container it would else be ignored. The exit code is the shell's for that signal."""
     import anyio

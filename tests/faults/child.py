@@ -19,7 +19,7 @@ import anyio
 import anyio.to_thread
 
 from copycat.app.oneshot import mirror
-from copycat.cli import _until_terminated
+from copycat.cli import until_terminated
 from copycat.config.sources import load
 from copycat.progress import Lines
 
@@ -40,7 +40,7 @@ def _main(flags: Mapping[str, object], references: list[str]) -> None:
             settings, references=references, manifests=[], reporter=Lines(io.StringIO())
         )
 
-    sys.exit(0 if anyio.run(_until_terminated, run()) else 1)
+    sys.exit(0 if anyio.run(until_terminated, run()) else 1)
 
 
 @asynccontextmanager
